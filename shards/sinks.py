@@ -30,6 +30,7 @@ import errno
 import os
 import select
 from collections import deque
+from functools import partialmethod
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -102,10 +103,10 @@ class Sink(Protocol):
     def barrier(self, token: Token) -> None:
         """Everything given so far lies before this token."""
 
-    def poll(self, timeout_seconds: float) -> Token | None:
+    def poll(self, timeout_seconds: float, /) -> Token | None:
         """Do what input and output there is; the newest token that is confirmed now, or None."""
 
-    def flush(self, timeout_seconds: float) -> bool:
+    def flush(self, timeout_seconds: float, /) -> bool:
         """Try to get everything confirmed; True if it is. Tokens are still fetched by `poll`."""
 
     def close(self) -> None:
@@ -126,11 +127,11 @@ class _Confirmed:
     def barrier(self, token: Token) -> None:
         self._newest = token
 
-    def poll(self, timeout_seconds: float) -> Token | None:
+    def poll(self, _timeout_seconds: float) -> Token | None:
         newest, self._newest = self._newest, None
         return newest
 
-    def flush(self, timeout_seconds: float) -> bool:
+    def flush(self, _timeout_seconds: float) -> bool:
         return True
 
     def close(self) -> None:
@@ -184,22 +185,6 @@ class FileSink(_Confirmed):
         except OSError as error:
             raise failure(error, str(folder)) from error
 
-    def reports(
-        self, _account: int, payload: Payload, _count: int, content_type: str, _identity: Identity
-    ) -> None:
-        self._append("reports", payload, content_type)
-
-    def trades(
-        self, _event: int, payload: Payload, _count: int, content_type: str, _identity: Identity
-    ) -> None:
-        self._append("trades", payload, content_type)
-
-    def price(self, _event: int, payload: Payload, _count: int, content_type: str, _identity: Identity) -> None:
-        self._append("prices", payload, content_type)
-
-    def book(self, _event: int, payload: Payload, _count: int, content_type: str, _identity: Identity) -> None:
-        self._append("books", payload, content_type)
-
     def close(self) -> None:
         for descriptor in self._descriptors.values():
             os.close(descriptor)
@@ -209,12 +194,19 @@ class FileSink(_Confirmed):
         """Where messages of a kind go."""
         return self.folder / f"{stem}.{SUFFIXES[content_type]}"
 
-    def _append(self, stem: str, payload: Payload, content_type: str) -> None:
+    def _append(
+        self, stem: str, _key: int, payload: Payload, _count: int, content_type: str, _identity: Identity
+    ) -> None:
         path = self.path(stem, content_type)
         descriptor = self._descriptors.get((stem, content_type))
         if descriptor is None:
             descriptor = self._descriptors[stem, content_type] = open_whole(path, content_type)
         write_all(descriptor, payload, str(path))
+
+    reports = partialmethod(_append, "reports")
+    trades = partialmethod(_append, "trades")
+    price = partialmethod(_append, "prices")
+    book = partialmethod(_append, "books")
 
 
 class Message(NamedTuple):
@@ -244,19 +236,15 @@ class MemorySink:
         self.closed = False
         self._newest: Token | None = None
 
-    def reports(
-        self, account: int, payload: Payload, count: int, content_type: str, identity: Identity
+    def _keep(
+        self, topic: str, key: int, payload: Payload, count: int, content_type: str, identity: Identity
     ) -> None:
-        self.messages.append(Message("reports", account, bytes(payload), count, content_type, identity))
+        self.messages.append(Message(topic, key, bytes(payload), count, content_type, identity))
 
-    def trades(self, event: int, payload: Payload, count: int, content_type: str, identity: Identity) -> None:
-        self.messages.append(Message("trades", event, bytes(payload), count, content_type, identity))
-
-    def price(self, event: int, payload: Payload, count: int, content_type: str, identity: Identity) -> None:
-        self.messages.append(Message("prices", event, bytes(payload), count, content_type, identity))
-
-    def book(self, event: int, payload: Payload, count: int, content_type: str, identity: Identity) -> None:
-        self.messages.append(Message("books", event, bytes(payload), count, content_type, identity))
+    reports = partialmethod(_keep, "reports")
+    trades = partialmethod(_keep, "trades")
+    price = partialmethod(_keep, "prices")
+    book = partialmethod(_keep, "books")
 
     def ready(self) -> bool:
         return self.is_ready
@@ -271,11 +259,11 @@ class MemorySink:
         for _ in range(count):
             self._newest = self.waiting.popleft()
 
-    def poll(self, timeout_seconds: float) -> Token | None:
+    def poll(self, _timeout_seconds: float) -> Token | None:
         newest, self._newest = self._newest, None
         return newest
 
-    def flush(self, timeout_seconds: float) -> bool:
+    def flush(self, _timeout_seconds: float) -> bool:
         return not self.waiting
 
     def close(self) -> None:
