@@ -233,7 +233,9 @@ class NaiveExchange:
             seq, body_hash = self.keys[key]
             if body_hash == marker.body_hash:
                 self.frame_reason = None
-                self._report(ReportKind.DUPLICATE, event=marker.first_event, order=seq, leaves=marker.count)
+                self._report(
+                    ReportKind.DUPLICATE, flags=Flag.REPEAT, event=marker.first_event, order=seq, leaves=marker.count
+                )  # fmt: skip
             else:
                 self.frame_reason = Reason.KEY_REUSED
             return
@@ -274,11 +276,10 @@ class NaiveExchange:
     def _new(self, command: Any) -> None:
         """Accept an order, trade it, and rest or cancel what is left (M1 to M4)."""
         book = self.events[command.event]
-        order = Order(
-            command.order, command.account, command.side, command.price, command.quantity, command.quantity
-        )
-        self._order(ReportKind.ACCEPTED, book, order, order.total)
-        self._trade(book, order, limit_of(command))
+        limit = limit_of(book, command)
+        order = Order(command.order, command.account, command.side, limit, command.quantity, command.quantity)
+        self._answer(ReportKind.ACCEPTED, command, leaves=order.open)
+        self._trade(book, order)
         if order.open and may_rest(command):
             book.add(order)
             self._touch(order)
@@ -307,10 +308,10 @@ class NaiveExchange:
         order.open = total - order.filled
         order.total = total
         order.price = price
-        self._order(ReportKind.AMENDED, book, order, total)
+        self._order(ReportKind.AMENDED, book, order, price, total)
         if keeps_place:
             return
-        self._trade(book, order, price)
+        self._trade(book, order)
         if order.open:
             book.add(order)
             self._touch(order)
@@ -326,20 +327,19 @@ class NaiveExchange:
             self._reject(command, Reason.EVENT_EXISTS)
         elif book is not None and book.state == EventState.SETTLED:
             self._reject(command, Reason.ALREADY_SETTLED)
-        elif book is None and len(self.events) == self.limits.events:
+        elif book is not None:
+            self._answer(ReportKind.EVENT_CREATED, command, flags=Flag.REPEAT, leaves=payout)
+        elif len(self.events) == self.limits.events:
             self._reject(command, Reason.BOOK_CAPACITY)
         else:
-            self._report(
-                ReportKind.EVENT_CREATED, flags=Flag.REPEAT if book else 0, event=command.event,
-                order=tick, account=decimals, price=low, quantity=high, leaves=payout,
-            )  # fmt: skip
-            if book is None:
-                book = self.events[command.event] = Event(command.event, len(self.events), content)
-                if self.market_data:
-                    self._report(
-                        ReportKind.BOOK_RESET, event=book.event, order=tick * 32 + decimals, account=book.slot,
-                        price=low, quantity=high,
-                    )  # fmt: skip
+            slot = len(self.events)
+            self.events[command.event] = Event(command.event, slot, content)
+            self._answer(ReportKind.EVENT_CREATED, command, leaves=payout)
+            if self.market_data:
+                self._report(
+                    ReportKind.BOOK_RESET, event=command.event, order=tick * 32 + decimals, account=slot,
+                    price=low, quantity=high,
+                )  # fmt: skip
 
     def _settle(self, command: Any) -> None:
         """Close an event and cancel what rests in it (M9)."""
@@ -352,7 +352,7 @@ class NaiveExchange:
         for order in closed:
             self._take_off(book, order, Reason.MARKET_CLOSED)
         book.state = EventState.SETTLED
-        self._report(ReportKind.EVENT_SETTLED, flags=flags, event=book.event, leaves=len(closed))
+        self._answer(ReportKind.EVENT_SETTLED, command, flags=flags, leaves=len(closed))
 
     # -- matching -------------------------------------------------------------------------------------------
 
@@ -386,27 +386,18 @@ class NaiveExchange:
             return Reason.NONE
         if mine is not None:
             return Reason.DUP_CLIENT_ORDER_ID
-        if command.time_in_force == TimeInForce.FOK and self._tradable(book, command) < command.quantity:
+        if command.time_in_force == TimeInForce.FOK and tradable(book, command) < command.quantity:
             return Reason.FOK_UNFILLABLE
         if may_rest(command) and sum(len(every.orders) for every in self.events.values()) == self.limits.orders:
             return Reason.BOOK_CAPACITY
         return Reason.NONE
 
-    @staticmethod
-    def _tradable(book: Event, command: Any) -> int:
-        """Lots that rest on the other side at prices the order would take."""
-        other = 1 - command.side
-        limit = limit_of(command)
-        return sum(
-            book.total(other, price) for price in book.queues[other] if takes(command.side, limit, price)
-        )
-
-    def _trade(self, book: Event, taker: Order, limit: int | None) -> None:
-        """Fill the taker from the best price on, oldest first, each fill at the maker's price (M1)."""
+    def _trade(self, book: Event, taker: Order) -> None:
+        """Fill the taker from the best price to its own, oldest first, each fill at the maker's price (M1)."""
         makers = book.queues[1 - taker.side]
         while taker.open and makers:
             best = min(makers) if taker.side == Side.BUY else max(makers)
-            if not takes(taker.side, limit, best):
+            if not takes(taker.side, taker.price, best):
                 return
             maker = makers[best][0]
             lots = min(taker.open, maker.open)
@@ -415,8 +406,8 @@ class NaiveExchange:
             self._touch(maker)
             if maker.open == 0:
                 book.remove(maker)
-            self._order(ReportKind.FILL_MAKER, book, maker, lots, price=best)
-            self._order(ReportKind.FILL_TAKER, book, taker, lots, price=best)
+            self._order(ReportKind.FILL_MAKER, book, maker, best, lots)
+            self._order(ReportKind.FILL_TAKER, book, taker, best, lots)
 
     def _take_off(self, book: Event, order: Order, reason: Reason) -> None:
         """Remove a resting order and report it cancelled."""
@@ -434,13 +425,11 @@ class NaiveExchange:
         """Add a report of the current seq; what is not given is 0."""
         self.reports.append(Report(kind=kind, index=len(self.reports), seq=self.seq, **fields))
 
-    def _order(
-        self, kind: ReportKind, book: Event, order: Order, lots: int, *, price: int | None = None
-    ) -> None:  # fmt: skip
-        """Report something about an order, at its own price unless another is given."""
+    def _order(self, kind: ReportKind, book: Event, order: Order, price: int, lots: int) -> None:
+        """Report a fill or an amend of an order."""
         self._report(
             kind, side=order.side, event=book.event, order=order.order, account=order.account,
-            price=order.price if price is None else price, quantity=lots, leaves=order.open,
+            price=price, quantity=lots, leaves=order.open,
         )  # fmt: skip
 
     def _canceled(self, book: Event, order: Order, reason: Reason) -> None:
@@ -450,12 +439,18 @@ class NaiveExchange:
             account=order.account, price=order.price, quantity=order.open,
         )  # fmt: skip
 
+    def _answer(
+        self, kind: ReportKind, command: Any, *, reason: int = 0, flags: int = 0, leaves: int = 0
+    ) -> None:
+        """Report that repeats event, order, account, side, price and quantity as asked."""
+        self._report(
+            kind, side=command.side, reason=reason, flags=flags, event=command.event, order=command.order,
+            account=command.account, price=command.price, quantity=command.quantity, leaves=leaves,
+        )  # fmt: skip
+
     def _reject(self, command: Any, reason: int) -> None:
         """Report a refusal, with what was asked (M10)."""
-        self._report(
-            ReportKind.REJECTED, side=command.side, reason=reason, event=command.event, order=command.order,
-            account=command.account, price=command.price, quantity=command.quantity,
-        )  # fmt: skip
+        self._answer(ReportKind.REJECTED, command, reason=reason)
 
 
 def may_rest(command: Any) -> bool:
@@ -463,14 +458,24 @@ def may_rest(command: Any) -> bool:
     return bool(command.order_type == OrderType.LIMIT and command.time_in_force == TimeInForce.GTC)
 
 
-def limit_of(command: Any) -> int | None:
-    """The worst price at which an order may trade; None for a market order without protection."""
-    return None if command.flags & Flag.NO_PRICE else int(command.price)
+def limit_of(book: Event, command: Any) -> int:
+    """The worst price at which an order may trade; without a price of its own, the end of the event's range."""
+    if command.flags & Flag.NO_PRICE:
+        low, high = book.content[:2]
+        return high if command.side == Side.BUY else low
+    return int(command.price)
 
 
-def takes(side: int, limit: int | None, price: int) -> bool:
-    """True if an order of that side and limit would trade at a price; None is no limit."""
-    return limit is None or (price <= limit if side == Side.BUY else price >= limit)
+def takes(side: int, limit: int, price: int) -> bool:
+    """True if an order of that side and limit would trade at a price."""
+    return price <= limit if side == Side.BUY else price >= limit
+
+
+def tradable(book: Event, command: Any) -> int:
+    """Lots that rest on the other side at prices the order would take."""
+    other = 1 - command.side
+    limit = limit_of(book, command)
+    return sum(book.total(other, price) for price in book.queues[other] if takes(command.side, limit, price))
 
 
 def supported(command: Any) -> bool:
