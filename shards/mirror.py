@@ -1,0 +1,291 @@
+"""
+The mirror: one shard's market data at rest, kept by the publisher from what the worker reports.
+
+    LEVEL ──> quantity[level slot]      lots, bids above zero, asks below
+              bitmap                    which level slots are not zero
+    BOOK_RESET, fills, settlement ──> books[book slot], event_index
+
+It lies in the publisher's segment, so that the next publisher takes it over; reports of levels are
+absolute, so reading some of a ring twice does no harm. A book's levels lie where the worker has them:
+level slot = price - low + first.
+
+Fast here because a report costs one probe of an array or two, and because best prices come from the
+engine's own bitmap: a book is never scanned. Slow only in `rebuild`, which looks at every level once.
+
+Invariants:
+
+    F1  a bit is set exactly when its level's quantity is not zero
+    F2  best_bid is the highest level slot of a book with a quantity above zero, best_ask the lowest with
+        one below, NIL if none
+    F3  the mirror is the state after the report (APPLIED_SEQ, APPLIED_INDEX); what is not larger than that
+        changes nothing, so a ring may be read again from any earlier report
+"""
+
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from ringpit.engine import index, ladder
+from ringpit.engine.codes import EventState, ReportKind, Side
+from ringpit.engine.ladder import NIL, clear_bit, next_set, previous_set, set_bit
+from ringpit.engine.limits import Limits
+from ringpit.engine.records import dtype_of
+
+DECIMALS_MASK: Final = 31  # BOOK_RESET's order field: tick in units x 32 + decimals
+TICK_SHIFT: Final = 5
+
+# Kernels compare with plain numbers: an enum member costs a conversion each time when interpreted.
+FILL_TAKER: Final = int(ReportKind.FILL_TAKER)
+EVENT_SETTLED: Final = int(ReportKind.EVENT_SETTLED)
+LEVEL: Final = int(ReportKind.LEVEL)
+BOOK_RESET: Final = int(ReportKind.BOOK_RESET)
+FRAME: Final = int(ReportKind.FRAME)
+BUY: Final = int(Side.BUY)
+FREE: Final = int(EventState.FREE)
+OPEN: Final = int(EventState.OPEN)
+SETTLED: Final = int(EventState.SETTLED)
+
+PRICE_CHANGED: Final = 1  # bits of Mirror.dirty
+DEPTH_CHANGED: Final = 2
+
+MIRROR_BOOK: Final = dtype_of(
+    (
+        ("event", "<i8", "the event's id"),
+        ("state", "<i8", "EventState"),
+        ("low", "<i8", "lowest price, ticks"),
+        ("high", "<i8", "highest price, ticks"),
+        ("first", "<i8", "level slot of the lowest price"),
+        ("tick_units", "<i8", "one tick in units of 10**-decimals"),
+        ("decimals", "<i8", "decimals of a unit"),
+        ("best_bid", "<i8", "level slot, or NIL"),
+        ("best_ask", "<i8", "level slot, or NIL"),
+        ("last_price", "<i8", "ticks, of the newest trade"),
+        ("last_quantity", "<i8", "lots, of the newest trade; 0: no trade yet"),
+        ("seq", "<i8", "log position of the newest change"),
+        ("updated_ns", "<i8", "engine time of the newest change"),
+    )
+)
+
+
+class MirrorCell(IntEnum):
+    """Single numbers of a mirror, one int64 each in `Mirror.cells`."""
+
+    BOOKS = 0  # book slots ever seen are below this
+    APPLIED_SEQ = 1
+    APPLIED_INDEX = 2
+    FRAME_NS = 3  # engine time of the frame in hand
+    CLOCK = 4  # and 3 more: two pairs (head, engine time there); the pair whose head is the ring's head holds
+
+
+class Mirror(NamedTuple):
+    """One shard's market data. The arrays are given: views of shared memory, zero at first."""
+
+    quantity: np.ndarray  # int64 x levels: lots, bids above zero, asks below
+    bitmap: np.ndarray  # int64 words, see engine/ladder.py
+    books: np.ndarray  # MIRROR_BOOK x events
+    event_index: np.ndarray  # int64 entries: event id to book slot
+    dirty: np.ndarray  # int8 x events: what changed since it was last sent
+    cells: np.ndarray  # int64, named by MirrorCell
+
+
+def mirror_regions(limits: Limits) -> tuple[tuple[str, np.dtype, int], ...]:
+    """(name, dtype, count) of each array of a Mirror, in its order: what a segment must hold for a shard."""
+    return (
+        ("quantity", np.dtype(np.int64), limits.levels),
+        ("bitmap", np.dtype(np.int64), ladder.bitmap_words(limits.levels)),
+        ("books", MIRROR_BOOK, limits.events),
+        ("event_index", np.dtype(np.int64), len(index.make_index(limits.events))),
+        ("dirty", np.dtype(np.int8), limits.events),
+        ("cells", np.dtype(np.int64), len(MirrorCell) + 3),
+    )
+
+
+def allocate_mirror(limits: Limits) -> Mirror:
+    """A mirror in memory of one's own, empty and ready."""
+    mirror = Mirror(*(np.zeros(count, dtype) for _, dtype, count in mirror_regions(limits)))
+    rebuild(mirror)
+    return mirror
+
+
+@njit(cache=True)
+def book_of(m, event):
+    """Book slot of an event, or NIL."""
+    fingerprint = index.fingerprint_of(0, event)
+    position = index.seek(m.event_index, fingerprint, fingerprint)
+    while position != index.MISSING:
+        slot = index.slot_at(m.event_index, position)
+        if m.books[slot]["event"] == event:
+            return slot
+        position = index.seek(m.event_index, fingerprint, position + 1)
+    return NIL
+
+
+@njit(cache=True)
+def bid_from(m, book, level):
+    """Highest level slot at or below `level` where the book has bids, or NIL."""
+    level = previous_set(m.bitmap, m.quantity.shape[0], level)
+    while level >= m.books[book]["first"] and m.quantity[level] < 0:
+        level = previous_set(m.bitmap, m.quantity.shape[0], level - 1)
+    return level if level >= m.books[book]["first"] else NIL
+
+
+@njit(cache=True)
+def ask_from(m, book, level):
+    """Lowest level slot at or above `level` where the book has asks, or NIL."""
+    last = m.books[book]["first"] + m.books[book]["high"] - m.books[book]["low"]
+    level = next_set(m.bitmap, m.quantity.shape[0], level)
+    while level != NIL and level <= last and m.quantity[level] > 0:
+        level = next_set(m.bitmap, m.quantity.shape[0], level + 1)
+    return level if level != NIL and level <= last else NIL
+
+
+@njit(cache=True)
+def set_level(m, book, level, side, lots):
+    """Store a level's total. Keeps F1 and F2."""
+    signed = lots if side == BUY else -lots
+    before = m.quantity[level]
+    if signed == before or (signed == 0 and (before > 0) != (side == BUY)):
+        return  # an emptied side says nothing of the other side, which may rest there by now
+    m.quantity[level] = signed
+    if before == 0:
+        set_bit(m.bitmap, m.quantity.shape[0], level)
+    elif signed == 0:
+        clear_bit(m.bitmap, m.quantity.shape[0], level)
+    best_bid = m.books[book]["best_bid"]
+    best_ask = m.books[book]["best_ask"]
+    m.dirty[book] |= DEPTH_CHANGED
+    if level in (best_bid, best_ask):
+        m.dirty[book] |= PRICE_CHANGED
+    if signed > 0:
+        if level > best_bid:  # NIL is below every level
+            m.books[book]["best_bid"] = level
+            m.dirty[book] |= PRICE_CHANGED
+    elif level == best_bid:
+        m.books[book]["best_bid"] = bid_from(m, book, level)
+    if signed < 0:
+        if best_ask == NIL or level < best_ask:
+            m.books[book]["best_ask"] = level
+            m.dirty[book] |= PRICE_CHANGED
+    elif level == best_ask:
+        m.books[book]["best_ask"] = ask_from(m, book, level)
+
+
+@njit(cache=True)
+def reset_book(m, book, event, low, high, first, tick):
+    """Begin a book with no levels. What is known of its last trade stays."""
+    if book >= m.cells[MirrorCell.BOOKS]:
+        m.cells[MirrorCell.BOOKS] = book + 1
+    known = m.books[book]["state"] != FREE
+    m.books[book]["event"] = event
+    m.books[book]["low"] = low
+    m.books[book]["high"] = high
+    m.books[book]["first"] = first
+    m.books[book]["tick_units"] = tick >> TICK_SHIFT
+    m.books[book]["decimals"] = tick & DECIMALS_MASK
+    m.books[book]["best_bid"] = NIL
+    m.books[book]["best_ask"] = NIL
+    m.books[book]["state"] = OPEN
+    m.dirty[book] = PRICE_CHANGED | DEPTH_CHANGED
+    if not known:
+        index.insert(m.event_index, index.fingerprint_of(0, event), book)
+    level = next_set(m.bitmap, m.quantity.shape[0], first)
+    while level != NIL and level <= first + high - low:
+        m.quantity[level] = 0
+        clear_bit(m.bitmap, m.quantity.shape[0], level)
+        level = next_set(m.bitmap, m.quantity.shape[0], level)
+
+
+@njit(cache=True)
+def apply_one(m, slots, slot):
+    """Apply one report; the book slot that it changed, NIL if none, below NIL if it points out of bounds."""
+    kind = slots[slot]["kind"]
+    if kind == LEVEL:
+        book = slots[slot]["account"]
+        if not 0 <= book < m.books.shape[0]:
+            return NIL - 1
+        if m.books[book]["state"] == FREE:
+            return NIL  # made again after a restart of everything: the image of the book follows
+        price = slots[slot]["price"]
+        if not m.books[book]["low"] <= price <= m.books[book]["high"]:
+            return NIL - 1
+        level = m.books[book]["first"] + price - m.books[book]["low"]
+        set_level(m, book, level, slots[slot]["side"], slots[slot]["quantity"])
+        return book
+    if kind == BOOK_RESET:
+        book = slots[slot]["account"]
+        low = slots[slot]["price"]
+        high = slots[slot]["quantity"]
+        first = slots[slot]["leaves"]
+        last = first + high - low
+        if not 0 <= book < m.books.shape[0] or not 0 <= first <= last < m.quantity.shape[0]:
+            return NIL - 1
+        reset_book(m, book, slots[slot]["event"], low, high, first, slots[slot]["order"])
+        return book
+    book = NIL
+    if kind == FILL_TAKER:
+        book = book_of(m, slots[slot]["event"])
+        if book != NIL:
+            m.books[book]["last_price"] = slots[slot]["price"]
+            m.books[book]["last_quantity"] = slots[slot]["quantity"]
+            m.dirty[book] |= PRICE_CHANGED
+    elif kind == EVENT_SETTLED:
+        book = book_of(m, slots[slot]["event"])
+        if book != NIL and m.books[book]["state"] != SETTLED:
+            m.books[book]["state"] = SETTLED
+            m.dirty[book] |= PRICE_CHANGED | DEPTH_CHANGED
+    elif kind == FRAME:
+        m.cells[MirrorCell.FRAME_NS] = slots[slot]["price"]
+    return book
+
+
+@njit(cache=True, nogil=True)
+def apply(m, slots, start, end):
+    """
+    Apply the reports at positions [start, end) to a mirror; those that it holds already change nothing (F3).
+
+    Returns `end`, or the position of the first report that names a book or level outside the mirror.
+    """
+    for position in range(start, end):
+        slot = position & (slots.shape[0] - 1)
+        seq = slots[slot]["seq"]
+        at = slots[slot]["index"]
+        applied = m.cells[MirrorCell.APPLIED_SEQ]
+        if seq < applied or (seq == applied and at <= m.cells[MirrorCell.APPLIED_INDEX]):
+            continue
+        book = apply_one(m, slots, slot)
+        if book < NIL:
+            return position
+        if book != NIL:
+            m.books[book]["seq"] = seq
+            m.books[book]["updated_ns"] = m.cells[MirrorCell.FRAME_NS]
+        m.cells[MirrorCell.APPLIED_SEQ] = seq
+        m.cells[MirrorCell.APPLIED_INDEX] = at
+    return end
+
+
+@njit(cache=True, nogil=True)
+def rebuild(m):
+    """
+    Make everything that follows from the quantities and books anew: for a mirror of zeros, and for one whose
+    publisher was killed between two stores. All books are dirty afterwards. Cost: one look at each level.
+    """
+    if m.cells[MirrorCell.APPLIED_SEQ] == 0:
+        m.cells[MirrorCell.APPLIED_INDEX] = NIL
+    m.bitmap[:] = 0
+    m.event_index[:] = index.GAP
+    for level in range(m.quantity.shape[0]):
+        if m.quantity[level] != 0:
+            set_bit(m.bitmap, m.quantity.shape[0], level)
+    for book in range(m.cells[MirrorCell.BOOKS]):
+        if m.books[book]["state"] == FREE:
+            continue
+        index.insert(m.event_index, index.fingerprint_of(0, m.books[book]["event"]), book)
+        m.dirty[book] = PRICE_CHANGED | DEPTH_CHANGED
+        m.books[book]["best_bid"] = NIL
+        m.books[book]["best_ask"] = NIL
+        if m.books[book]["state"] == OPEN:  # a settled book's levels may be another's by now
+            first = m.books[book]["first"]
+            m.books[book]["best_ask"] = ask_from(m, book, first)
+            m.books[book]["best_bid"] = bid_from(m, book, first + m.books[book]["high"] - m.books[book]["low"])
