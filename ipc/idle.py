@@ -1,0 +1,94 @@
+"""
+Waiting: what a process does when it finds no work.
+
+    mode              first SPINS_MAX polls   then YIELDS_MAX polls   then
+    spin              pause                   pause                   pause
+    spin-then-yield   pause                   give up the core        give up the core
+    sleep             pause                   give up the core        naps of 1, 2, 4 ... NAP_US_MAX us
+
+Any work starts the ladder again. `spin` answers in well under a microsecond and burns a core: for a core of its own.
+`spin-then-yield` is for fewer cores than processes: whoever has work gets the core. `sleep` leaves the
+machine alone; it answers late by its last nap and Linux's timer slack, 50 us for ordinary threads
+(PR_SET_TIMERSLACK changes that).
+
+Fast here: one poll is a compare and a pause, inside the jitted loop that polls, without the GIL. Slow here:
+a `pause` takes 10 to 140 cycles by processor, so the time until the first yield is known only within a factor of ten.
+"""
+
+from typing import Final
+
+import numpy as np
+from numba import njit
+
+from ringpit.ipc.atomics import nap_us, pause, yield_core
+
+SPIN: Final = 0
+SPIN_THEN_YIELD: Final = 1
+SLEEP: Final = 2
+MODES: Final = {"spin": SPIN, "spin-then-yield": SPIN_THEN_YIELD, "sleep": SLEEP}
+
+SPINS_MAX: Final = 1_000  # about 5 to 50 us: longer than any hand-over between two running processes
+YIELDS_MAX: Final = 100
+NAP_DOUBLINGS_MAX: Final = 10
+NAP_US_MAX: Final = 1 << NAP_DOUBLINGS_MAX  # about a millisecond
+
+
+@njit(cache=True)
+def nap_us_after(idle_polls):
+    """Length of the nap after so many polls without work, in mode `sleep`; 0: not yet a nap."""
+    naps = idle_polls - SPINS_MAX - YIELDS_MAX
+    if naps <= 0:
+        return 0
+    return 1 << min(naps - 1, NAP_DOUBLINGS_MAX)
+
+
+@njit(cache=True, nogil=True)
+def idle_step(state_cells, base_index, mode, worked):
+    """
+    Wait as long as this poll deserves; not at all if `worked`.
+
+    Args:
+        state_cells, base_index: An int64 cell of the caller's own: polls without work so far, at first 0.
+        mode: SPIN, SPIN_THEN_YIELD or SLEEP.
+        worked: Whether the poll before found work; a count serves.
+    """
+    if worked:
+        state_cells[base_index] = 0
+        return
+    idle_polls = state_cells[base_index] + 1
+    state_cells[base_index] = idle_polls
+    if mode == SPIN or idle_polls <= SPINS_MAX:
+        pause()
+    elif mode == SPIN_THEN_YIELD or nap_us_after(idle_polls) == 0:
+        yield_core()
+    else:
+        nap_us(nap_us_after(idle_polls))
+
+
+class Idle:
+    """
+    The same for loops in Python: call it with the work that the last poll did.
+
+    Args:
+        mode: "spin", "spin-then-yield" or "sleep".
+
+    Raises:
+        ValueError: Another mode.
+    """
+
+    def __init__(self, mode: str) -> None:
+        """Start at the top of the ladder."""
+        if mode not in MODES:
+            raise ValueError(f"idle mode must be one of {', '.join(MODES)}, was {mode!r}")
+        self.mode = mode
+        self._mode = MODES[mode]
+        self._polls = np.zeros(1, np.int64)
+
+    def __call__(self, work_count: int) -> None:
+        """Return at once if there was work, else wait, the longer the more often in a row."""
+        idle_step(self._polls, 0, self._mode, work_count)
+
+    @property
+    def idle_polls(self) -> int:
+        """Polls without work since the last work."""
+        return int(self._polls[0])

@@ -1,0 +1,59 @@
+"""Waiting: which way of waiting comes when."""
+
+import pytest
+
+from ringpit.ipc import idle
+from ringpit.ipc.idle import MODES, NAP_US_MAX, SPINS_MAX, YIELDS_MAX, Idle, idle_step, nap_us_after
+
+
+def ways(monkeypatch, mode, polls):
+    """What each of so many idle polls does, by the plain Python form of the kernel."""
+    seen = []
+    for name in ("pause", "yield_core"):
+        monkeypatch.setattr(idle, name, lambda name=name: seen.append(name))
+    monkeypatch.setattr(idle, "nap_us", lambda duration_us: seen.append(int(duration_us)))
+    step = getattr(idle_step, "py_func", idle_step)
+    state = [0]
+    for _ in range(polls):
+        step(state, 0, MODES[mode], False)
+    return seen
+
+
+def test_spinning_never_gives_up_the_core(monkeypatch):
+    """Mode spin only pauses."""
+    assert {"pause"} == set(ways(monkeypatch, "spin", SPINS_MAX + YIELDS_MAX + 50))
+
+
+def test_yielding_comes_after_spinning_and_never_sleeps(monkeypatch):
+    """Mode spin-then-yield pauses SPINS_MAX times, then yields for ever."""
+    seen = ways(monkeypatch, "spin-then-yield", SPINS_MAX + YIELDS_MAX + 50)
+    assert ["pause"] * SPINS_MAX + ["yield_core"] * (YIELDS_MAX + 50) == seen
+
+
+def test_naps_double_up_to_a_millisecond(monkeypatch):
+    """Mode sleep pauses, yields, then naps 1, 2, 4 ... us."""
+    seen = ways(monkeypatch, "sleep", SPINS_MAX + YIELDS_MAX + 13)
+    assert ["pause"] * SPINS_MAX + ["yield_core"] * YIELDS_MAX == seen[: SPINS_MAX + YIELDS_MAX]
+    assert [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 1_024, 1_024] == seen[SPINS_MAX + YIELDS_MAX :]
+
+
+def test_a_nap_has_a_longest_length_however_long_the_wait():
+    """A day without work does not overflow the shift."""
+    assert NAP_US_MAX == nap_us_after(1 << 60)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_work_starts_the_ladder_again(mode):
+    """Polls without work are counted, in every mode and down to the naps, and forgotten when there is work."""
+    waiting = Idle(mode)
+    for _ in range(SPINS_MAX + YIELDS_MAX + 3):
+        waiting(0)
+    assert SPINS_MAX + YIELDS_MAX + 3 == waiting.idle_polls
+    waiting(17)
+    assert 0 == waiting.idle_polls
+
+
+def test_an_unknown_mode_is_refused_with_those_that_exist():
+    """The error lists the modes."""
+    with pytest.raises(ValueError, match="idle mode must be one of spin, spin-then-yield, sleep, was 'nap'"):
+        Idle("nap")
