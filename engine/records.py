@@ -33,14 +33,22 @@ COMMAND_FIELDS: Final = (
     ("order_type", "<i1", "OrderType"),
     ("time_in_force", "<i1", "TimeInForce"),
     ("flags", "<i1", "bits of Flag"),
-    ("verdict", "<i1", "Reason found at the edge (price off tick, ...); not 0: the engine answers REJECTED with it"),
+    (
+        "verdict",
+        "<i1",
+        "Reason found at the edge (price off tick, ...); not 0: the engine answers REJECTED with it",
+    ),
     ("self_trade", "<i1", "self-trade prevention mode; must be 0 in this version"),
     ("outcome", "<i1", "0 YES, 1 NO; must be 0 in this version"),
     ("event", "<i8", "the event's id"),
     ("order", "<i8", "order id, unique among the open orders of the event; CREATE_EVENT: tick in units"),
     ("account", "<i8", "owner of the order; CREATE_EVENT: decimals of a unit"),
     ("price", "<i8", "ticks; CREATE_EVENT: lowest price, ticks"),
-    ("quantity", "<i8", "lots; AMEND: new total including what is filled, 0 keeps it; CREATE_EVENT: highest price, ticks"),
+    (
+        "quantity",
+        "<i8",
+        "lots; AMEND: new total including what is filled, 0 keeps it; CREATE_EVENT: highest price, ticks",
+    ),
     ("payout", "<i8", "CREATE_EVENT: payout of one lot, ticks; else 0"),
     ("expires_ns", "<i8", "good-till-date, ns since the epoch; must be 0 in this version"),
 )
@@ -70,8 +78,16 @@ REPORT_FIELDS: Final = (
     ("order", "<i8", "order id; FRAME: key, low half; BOOK_RESET: tick in units x 32 + decimals"),
     ("account", "<i8", "owner of the order; LEVEL, BOOK_RESET: book slot; FRAME: key, high half"),
     ("price", "<i8", "ticks; fills: the maker's price; BOOK_RESET: lowest price; FRAME: engine_ns"),
-    ("quantity", "<i8", "lots: filled, cancelled, asked for; LEVEL: resting in all; BOOK_RESET: highest price; FRAME: ingress_ns"),
-    ("leaves", "<i8", "lots still open; BOOK_RESET: first level slot; FRAME: commands; EVENT_SETTLED: orders cancelled"),
+    (
+        "quantity",
+        "<i8",
+        "lots: filled, cancelled, asked for; LEVEL: resting in all; BOOK_RESET: highest price; FRAME: ingress_ns",
+    ),
+    (
+        "leaves",
+        "<i8",
+        "lots still open; BOOK_RESET: first level slot; FRAME: commands; EVENT_SETTLED: orders cancelled",
+    ),
 )
 
 
