@@ -5,8 +5,9 @@ A process here has a duty cycle of its own, so pika does not get to run the loop
 `link.poll(timeout_seconds)`, which runs pika's event loop for exactly one turn (shards/wire.py).
 
     DOWN --due--> CONNECTING --open--> SETTING_UP --owner's declarations answered--> READY
-      ^               |                    |                                           |
-      +--- back-off --+--------------------+---------------- lost, or drop() ----------+
+      ^               |                    |                                         |   |
+      |               |                    |                       lost -------------+   | drop()
+      +-- back-off ---+--------------------+-----------------------+----------------- LEAVING
 
 An idle turn costs about 9 microseconds; a connection and its channel about 10 ms.
 
@@ -30,21 +31,20 @@ from urllib.parse import unquote, urlsplit
 
 import pika
 from pika import exceptions
-
-from ringpit.shards.wire import Connection, Loop, close_channel, close_connection
+from ringpit.shards.wire import FRAME_OVERHEAD_BYTES, Connection, Loop, close_channel, close_connection
 
 FRAME_BYTES_MAX: Final = 1 << 17  # RabbitMQ's own default
 SIP_SECONDS_MAX: Final = (
     1.0  # a paused link reads a little this often: heartbeats, and the broker's send timeout
 )
 BACKOFF_SECONDS_MIN: Final = 0.1
-BACKOFF_SECONDS_MAX: Final = 10.0
+BACKOFF_SECONDS_MAX: Final = 5.0
 
 # pika reports every failed attempt three times, with a traceback; the link says it once.
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
-class BrokerRefused(Exception):  # noqa: N818 - it is what the broker did
+class BrokerRefused(Exception):
     """The broker answered and said no: trying again would not help. Says what was refused and the remedy."""
 
 
@@ -146,8 +146,12 @@ class LinkState(Enum):
     CONNECTING = 1
     SETTING_UP = 2
     READY = 3
-    CLOSED = 4
+    REOPENING = 4
+    LEAVING = 5
+    CLOSED = 6
 
+
+SETTING_UP: Final = frozenset({LinkState.SETTING_UP, LinkState.REOPENING})
 
 # What to do about a broker that answers and says no, by AMQP reply code.
 REMEDIES: Final = {
@@ -167,6 +171,7 @@ class Link:
     `set_up(channel, done)` is called on every fresh channel: it sends its declarations and hands
     `done` to pika as the callback of the last one. `say` gets one line for each change of state.
 
+    `blocked` is True while the broker has an alarm and takes nothing from publishers.
     Counters: `attempts` connections tried, `losses` READY channels lost (A3).
     """
 
@@ -194,15 +199,16 @@ class Link:
         self._retry_at = 0.0
         self._refusal: str | None = None
         self._drop_because: str | None = None
-        self._was_ready = False
+        self._ready_at = 0.0
+        self._told = False  # that it is not ready; one line for each change
         self._paused = False
         self._sip_at = 0.0
         self._sip_seconds = min(SIP_SECONDS_MAX, endpoint.heartbeat_seconds / 4)
 
     @property
     def ready(self) -> bool:
-        """True if the channel can be used now, and the broker is not blocking publishers."""
-        return self.state is LinkState.READY and not self.blocked
+        """True if the channel can be used now."""
+        return self.state is LinkState.READY
 
     @property
     def server_version(self) -> tuple[int, ...]:
@@ -246,11 +252,22 @@ class Link:
         """Read again."""
         self._paused = False
 
+    def emit(self, frames: bytes) -> None:
+        """Send whole frames of the current channel with the next turn."""
+        assert self._connection is not None
+        self._connection.emit(frames)
+
+    @property
+    def body_chunk_bytes(self) -> int:
+        """Bytes of body that fit one frame, as agreed with the broker."""
+        assert self._connection is not None
+        return int(self._connection.params.frame_max) - FRAME_OVERHEAD_BYTES
+
     def reopen(self) -> None:
         """Close the channel, so that everything unacknowledged goes back to its queue, and open a new one."""
         if self.state is LinkState.READY:
-            self._lose_channel()
-            self.state = LinkState.SETTING_UP
+            self.losses += 1  # A3
+            self.state = LinkState.REOPENING
             self._loop.set_reading(True)
             close_channel(self.channel)
 
@@ -263,7 +280,7 @@ class Link:
         if self.state is LinkState.CLOSED:
             return
         if self.state is LinkState.READY:
-            self._lose_channel()
+            self.losses += 1  # A3
         self.state = LinkState.CLOSED
         self._loop.set_reading(True)
         close_connection(self._connection)
@@ -320,28 +337,28 @@ class Link:
 
     def _on_channel_open(self, channel: Any) -> None:
         """Let the owner declare what it needs."""
-        if channel is self.channel and self.state is LinkState.SETTING_UP:
+        if channel is self.channel and self.state in SETTING_UP:
             channel.add_on_cancel_callback(lambda _: self.drop("the broker cancelled the consumer"))
             self._set_up(channel, lambda *_: self._on_set_up(channel))
 
     def _on_set_up(self, channel: Any) -> None:
         """The last declaration is answered."""
-        if channel is self.channel and self.state is LinkState.SETTING_UP:
-            self.state = LinkState.READY
-            self._failures = 0
-            if not self._was_ready:
-                self._was_ready = True
+        if channel is self.channel and self.state in SETTING_UP:
+            reopened, self.state = self.state is LinkState.REOPENING, LinkState.READY
+            self._told = False
+            if not reopened:
+                self._ready_at = time.monotonic()
                 version = ".".join(map(str, self.server_version))
                 self._say(f"{self.name}: connected to RabbitMQ {version} at {self.endpoint.address}")
 
     def _on_channel_closed(self, channel: Any, reason: BaseException) -> None:
         """Ours, because of `reopen`; or the broker's, because it refused something."""
-        if channel is not self.channel or self.state in {LinkState.CLOSED, LinkState.DOWN}:
+        if channel is not self.channel or self.state in {LinkState.DOWN, LinkState.LEAVING, LinkState.CLOSED}:
             return
         if isinstance(reason, exceptions.ChannelClosedByClient):
             self._open_channel()
         elif isinstance(reason, exceptions.ChannelClosedByBroker):
-            if self.state is LinkState.SETTING_UP and reason.reply_code in REMEDIES:
+            if self.state in SETTING_UP and reason.reply_code in REMEDIES:
                 self._refusal = f"{reason.reply_text}; {REMEDIES[reason.reply_code]}"
             else:
                 self.drop(f"it closed the channel: {reason.reply_code} {reason.reply_text}")
@@ -351,26 +368,31 @@ class Link:
         self._connection = None
         if self.state is LinkState.CLOSED:
             return
-        if self.state is LinkState.READY:
-            self._lose_channel()
-        first_failure = self._failures == 0
+        now = time.monotonic()
+        was_ready = self.state is LinkState.READY
+        if was_ready:
+            self.losses += 1  # A3
+        if was_ready and now - self._ready_at > BACKOFF_SECONDS_MAX:
+            self._failures = 0
         wait_seconds = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** min(self._failures, 16))
+        self._retry_at = now + wait_seconds * random.uniform(0.5, 1.0)
         self._failures += 1
-        self._retry_at = time.monotonic() + wait_seconds * random.uniform(0.5, 1.0)
+        self.state = LinkState.DOWN
         remedy = remedy_for(error)
         if remedy and self.losses == 0:
             self._refusal = f"{cause_of(error)}; {remedy}"
-        elif self._was_ready:
-            self._say(
-                f"{self.name}: lost RabbitMQ at {self.endpoint.address} ({cause_of(error)}); reconnecting"
-            )
-        elif first_failure:
-            self._say(
-                f"{self.name}: no RabbitMQ at {self.endpoint.address} ({cause_of(error)}); trying again: "
-                "start it (make brokers), or name another one in rabbitmq.url"
-            )
-        self._was_ready = False
-        self.state = LinkState.DOWN
+        elif not self._told:
+            self._told = True
+            self._say(self._loss(error, was_ready))
+
+    def _loss(self, error: BaseException, was_ready: bool) -> str:
+        """The line for a broker that is away."""
+        if was_ready:
+            return f"{self.name}: lost RabbitMQ at {self.endpoint.address} ({cause_of(error)}); reconnecting"
+        return (
+            f"{self.name}: no RabbitMQ at {self.endpoint.address} ({cause_of(error)}); trying again: "
+            "start it (make brokers) or name another one in rabbitmq.url"
+        )
 
     def _on_blocked(self, _connection: Connection, _frame: Any) -> None:
         """The broker has an alarm (memory, disk) and reads nothing from publishers."""
@@ -384,15 +406,15 @@ class Link:
         self.blocked = False
         self._say(f"{self.name}: RabbitMQ at {self.endpoint.address} takes messages again")
 
-    def _lose_channel(self) -> None:
-        """A3."""
-        self.losses += 1
-
     def _disconnect(self) -> None:
         """Act on `drop`."""
         reason, self._drop_because = self._drop_because, None
         if self._connection is not None and self._connection.is_open:
-            self._say(f"{self.name}: giving up the connection to {self.endpoint.address}: {reason}")
+            if self.state is LinkState.READY:
+                self.losses += 1  # A3
+            self.state = LinkState.LEAVING
+            self._told = True
+            self._say(f"{self.name}: connecting anew to RabbitMQ at {self.endpoint.address}: {reason}")
             close_connection(self._connection)
 
     def _refuse(self) -> NoReturn:

@@ -19,12 +19,20 @@ Invariants:
         unacknowledged messages back
 """
 
+import struct
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import pika
 from pika import exceptions, frame, spec
 from pika.adapters.select_connection import IOLoop
+
+METHOD_FRAME, HEADER_FRAME, BODY_FRAME = 1, 2, 3
+FRAME_START: Final = struct.Struct(">BHI")  # type, channel, bytes of payload
+HEADER_START: Final = struct.Struct(">HHQ")  # class, weight, bytes of body
+FRAME_END: Final = bytes((spec.FRAME_END,))
+FRAME_OVERHEAD_BYTES: Final = FRAME_START.size + len(FRAME_END)
+SHORT_BYTES_MAX: Final = 255  # bytes of a short string
 
 
 class Properties(NamedTuple):
@@ -97,20 +105,25 @@ class Connection(pika.SelectConnection):
     def _read_frame(self) -> tuple[int, Any]:
         """Read content headers ourselves, leave every other frame to pika."""
         buffer = self._frame_buffer
-        if buffer[:1] != b"\x02":  # frame type 2: content header
+        if not buffer or buffer[0] != HEADER_FRAME:
             return super()._read_frame()
-        end = 7 + int.from_bytes(buffer[3:7], "big") + 1
-        if len(buffer) < max(end, 8):
+        if len(buffer) < FRAME_START.size:
             return 0, None
-        if buffer[end - 1] != spec.FRAME_END:
-            raise exceptions.InvalidFrameError("Invalid FRAME_END marker")
-        channel_number = int.from_bytes(buffer[1:3], "big")
-        body_bytes = int.from_bytes(buffer[11:19], "big")
-        return end, frame.Header(channel_number, body_bytes, read_properties(buffer[19 : end - 1]))
+        _, channel_number, payload_bytes = FRAME_START.unpack_from(buffer)
+        end = FRAME_OVERHEAD_BYTES + payload_bytes
+        if len(buffer) < end:
+            return 0, None
+        start = FRAME_START.size + HEADER_START.size
+        if end <= start or buffer[end - 1 : end] != FRAME_END:
+            raise exceptions.InvalidFrameError("a content header frame is torn")
+        _, _, body_bytes = HEADER_START.unpack_from(buffer, FRAME_START.size)
+        return end, frame.Header(channel_number, body_bytes, read_properties(buffer[start : end - 1]))
 
-    def _adapter_emit_data(self, data: bytes) -> None:
-        """Gather; `flush` sends."""
-        self._outgoing.append(data)
+    def emit(self, frames: bytes) -> None:
+        """Gather whole frames; `flush` sends."""
+        self._outgoing.append(frames)
+
+    _adapter_emit_data = emit
 
     def flush(self) -> None:
         """Hand everything gathered to the transport as one write."""
@@ -167,6 +180,46 @@ class Loop(IOLoop):
 
 def _nothing() -> None:
     """Wake the poller."""
+
+
+def publish_method(exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
+    """The payload of a Basic.Publish method frame. Raises ValueError for a name above 255 bytes."""
+    names = []
+    for name in (exchange.encode(), routing_key.encode()):
+        if len(name) > SHORT_BYTES_MAX:
+            raise ValueError(
+                f"an AMQP name must be at most {SHORT_BYTES_MAX} bytes, was {len(name)}: {name[:40]!r}..."
+            )
+        names.append(bytes((len(name),)) + name)
+    return b"\x00\x3c\x00\x28\x00\x00" + names[0] + names[1] + bytes((mandatory,))
+
+
+def publish_frames(
+    channel_number: int, method: bytes, properties: bytes, body: bytes, chunk_bytes: int
+) -> bytes:
+    """
+    All frames of one message: method, content header, body in chunks.
+
+    Args:
+        method: From `publish_method`; worth keeping, it depends on the address only.
+        properties: An encoded property list.
+        chunk_bytes: `Link.body_chunk_bytes`.
+
+    Cost: about 1 microsecond and one copy of the body, against 15 for pika's objects.
+    """
+    parts = [
+        FRAME_START.pack(METHOD_FRAME, channel_number, len(method)),
+        method,
+        FRAME_END,
+        FRAME_START.pack(HEADER_FRAME, channel_number, 12 + len(properties)),
+        HEADER_START.pack(spec.Basic.INDEX, 0, len(body)),
+        properties,
+        FRAME_END,
+    ]
+    for start in range(0, len(body), chunk_bytes):
+        chunk = body[start : start + chunk_bytes]
+        parts += (FRAME_START.pack(BODY_FRAME, channel_number, len(chunk)), chunk, FRAME_END)
+    return b"".join(parts)
 
 
 def close_channel(channel: Any) -> None:
