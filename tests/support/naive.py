@@ -276,10 +276,11 @@ class NaiveExchange:
     def _new(self, command: Any) -> None:
         """Accept an order, trade it, and rest or cancel what is left (M1 to M4)."""
         book = self.events[command.event]
-        limit = limit_of(book, command)
-        order = Order(command.order, command.account, command.side, limit, command.quantity, command.quantity)
+        order = Order(
+            command.order, command.account, command.side, command.price, command.quantity, command.quantity
+        )
         self._answer(ReportKind.ACCEPTED, command, leaves=order.open)
-        self._trade(book, order)
+        self._trade(book, order, limit_of(book, command))
         if order.open and may_rest(command):
             book.add(order)
             self._touch(order)
@@ -311,7 +312,7 @@ class NaiveExchange:
         self._order(ReportKind.AMENDED, book, order, price, total)
         if keeps_place:
             return
-        self._trade(book, order)
+        self._trade(book, order, price)
         if order.open:
             book.add(order)
             self._touch(order)
@@ -392,12 +393,12 @@ class NaiveExchange:
             return Reason.BOOK_CAPACITY
         return Reason.NONE
 
-    def _trade(self, book: Event, taker: Order) -> None:
-        """Fill the taker from the best price to its own, oldest first, each fill at the maker's price (M1)."""
+    def _trade(self, book: Event, taker: Order, limit: int) -> None:
+        """Fill the taker from the best price to its limit, oldest first, each fill at the maker's price (M1)."""
         makers = book.queues[1 - taker.side]
         while taker.open and makers:
             best = min(makers) if taker.side == Side.BUY else max(makers)
-            if not takes(taker.side, taker.price, best):
+            if not takes(taker.side, limit, best):
                 return
             maker = makers[best][0]
             lots = min(taker.open, maker.open)
