@@ -125,7 +125,10 @@ def launch(folder: Path, name: str, values: dict[str, str]) -> subprocess.Popen 
     broker = BROKERS[name]
     if leader(folder, name, broker.PROGRAM):
         return None
-    return broker.start(folder, ports_of(name, values), log_of(folder, name))
+    try:
+        return broker.start(folder, ports_of(name, values), log_of(folder, name))
+    except BrokerError as error:
+        raise BrokerError(f"{log_tail(folder, name)}\n{error}") from None
 
 
 def await_ready(folder: Path, name: str, values: dict[str, str], process: subprocess.Popen | None) -> None:

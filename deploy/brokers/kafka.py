@@ -28,7 +28,7 @@ URL = "RINGPIT_KAFKA_BOOTSTRAP"
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "deploy" / NAME
 LIBRARIES = ROOT / "build" / "kafka-libs"
-JAVA_VERSION_MIN = 17
+REASONS = "see the log above (Java 17 or later is needed, and room on the disk)"
 HEAP = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 METADATA_REQUEST, METADATA_VERSION = 3, 4
 REMEDY = f"or set {URL} to a Kafka that runs"
@@ -98,9 +98,7 @@ def start(folder: Path, ports: dict[str, int], log: Path) -> subprocess.Popen:
                 check=False,
             )
             if done.returncode:
-                raise BrokerError(
-                    f"kafka: formatting {home / 'data'} failed; Java {JAVA_VERSION_MIN} or later is needed"
-                )
+                raise BrokerError(f"kafka: formatting {home / 'data'} failed: {REASONS}")
         return subprocess.Popen(
             java("kafka.Kafka", str(home / "server.properties")),
             cwd=home,
