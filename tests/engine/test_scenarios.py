@@ -171,7 +171,10 @@ def run(exchange: NaiveExchange | Exchange, lines: list[str]) -> list[str]:
 
 def resting(exchange: NaiveExchange | Exchange) -> list[tuple[int, int, int, int]]:
     """Rows (side, price, order id, lots) of event 7, as `ladder_of` gives them."""
-    return [(int(side), int(price), int(order), int(lots)) for side, price, order, lots, _ in exchange.resting(EVENT)]
+    rows = exchange.resting(EVENT)
+    if isinstance(rows, np.ndarray):
+        rows = [row[1:] for row in rows.tolist()]
+    return [(side, price, order, lots) for side, price, order, lots, _ in rows]
 
 
 def play(text: str, make: type[NaiveExchange] | type[Exchange]) -> int:

@@ -13,7 +13,7 @@ It is slow where the engine is fast: about 5 to 10 us a command, a cancel looks 
 book costs a scan of its prices for each fill. A million commands take seconds, and that is enough.
 
 One thing is left out: the pool of price levels. How it packs ranges is the engine's own affair, so give
-the engine levels enough, or compare the engine's own allocator tests. BOOK_RESET therefore says 0 as first level slot.
+the engine levels enough. BOOK_RESET therefore says 0 as first level slot here.
 """
 
 import hashlib
@@ -53,8 +53,13 @@ def named(record: Any) -> Any:
 
 
 def report_tuples(reports: np.ndarray) -> list[Any]:
-    """The engine's REPORT array as the tuples that this exchange returns."""
-    return [Report(*row) for row in reports.tolist()]
+    """
+    The engine's REPORT array as the tuples that this exchange returns.
+
+    A BOOK_RESET's first level slot, the allocator's own affair, becomes the 0 that it is here.
+    """
+    named_rows = [Report(*row) for row in reports.tolist()]
+    return [row._replace(leaves=0) if row.kind == ReportKind.BOOK_RESET else row for row in named_rows]
 
 
 def report_array(reports: Iterable[tuple]) -> np.ndarray:
@@ -183,14 +188,11 @@ class NaiveExchange:
         book = self.events[event]
         return [(o.side, o.price, o.order, o.open, o.account) for side in Side for o in book.resting(side)]
 
-    def depth(self, event: int) -> list[tuple[int, int, int, int]]:
-        """Rows (side, price, lots, orders): bids best first, then asks best first."""
+    def depth(self, event: int) -> tuple[list[list[int]], list[list[int]]]:
+        """Bids and asks as rows [price, lots], best first."""
         book = self.events[event]
-        return [
-            (int(side), price, book.total(side, price), len(book.queues[side][price]))
-            for side in Side
-            for price in book.prices(side)
-        ]
+        bids, asks = ([[price, book.total(side, price)] for price in book.prices(side)] for side in Side)
+        return bids, asks
 
     def digest(self) -> str:
         """Hash of everything that rests, by ascending event id and then in priority order; 32 hexadecimal digits."""
