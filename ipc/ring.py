@@ -16,7 +16,10 @@ pushed together becomes visible together, which is how a frame is never seen in 
 Fast here, because each side asks for the other's cell only when what it saw last time is used up (the
 cached opposite index): a cell that the other core just wrote costs a trip between cores, about 100 ns. The
 private copy lies in the same line as the owner's cell, and is written only when that cell is about to be.
-Slow here: one record at a time, where the tail's line moves between the cores for nearly every record.
+Slow here: one record at a time, where the tail's line moves between the cores for nearly every record. And a
+call of `push_batch` or `pop_batch` costs about 100 ns, from another kernel too: numba counts references to each
+array that is passed. A kernel that moves single records asks `room_for` or `ready_for`, touches the slot
+itself, and then calls `publish` or `release`: about 3 ns together, with nothing counted.
 
 Freezable tails. A tail that a successor may have to stop is advanced by `publish_freezable` only, a
 compare-and-swap. `freeze` sets bit 62 and returns the tail as it was: every later publish fails, so that

@@ -4,12 +4,9 @@ import itertools
 import os
 
 import pytest
-from hypothesis import settings
 
 from ringpit.ipc import segment
 
-settings.register_profile("compiling", deadline=None)  # the first example of a test compiles its kernels
-settings.load_profile("compiling")
 
 _numbers = itertools.count()
 

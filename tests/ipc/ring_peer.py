@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 
+import ringpit.engine  # noqa: F401 - chooses the folder of numba's cache, before the first kernel is defined
 from ringpit.ipc.idle import Idle
 from ringpit.ipc.ring import Producer
 from ringpit.ipc.segment import Region, Segment, SegmentLayout

@@ -90,7 +90,6 @@ def test_every_way_to_wait_returns_and_a_nap_lasts_at_least_as_long_as_asked():
 
 
 @pytest.mark.compiled
-@pytest.mark.skipif(atomics.config.DISABLE_JIT, reason="the interpreted twins order nothing between threads")
 def test_no_count_is_lost_between_threads_that_swap():
     """Two threads without the GIL add to one cell; every swap counts once."""
     cells = np.zeros(1, np.int64)
@@ -105,7 +104,6 @@ def test_no_count_is_lost_between_threads_that_swap():
 
 
 @pytest.mark.compiled
-@pytest.mark.skipif(atomics.config.DISABLE_JIT, reason="only the compiler looks at types")
 @pytest.mark.parametrize(
     "cells",
     [np.zeros(2, np.int32), np.zeros((2, 2), np.int64), np.zeros(4, np.int64)[::2]],

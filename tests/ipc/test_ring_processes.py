@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numba import config, njit
+from numba import njit
 
 from ringpit.ipc import ring
 from ringpit.ipc.idle import Idle
@@ -17,10 +17,7 @@ from ringpit.ipc.ring import Consumer
 from ringpit.ipc.segment import Segment
 
 PEER = Path(__file__).with_name("ring_peer.py")
-pytestmark = [
-    pytest.mark.compiled,
-    pytest.mark.skipif(config.DISABLE_JIT, reason="the interpreted twins order nothing between processes"),
-]
+pytestmark = pytest.mark.compiled
 RECORDS = 3_000_000
 SEED = 20_240_601
 DEADLINE_SECONDS = 120

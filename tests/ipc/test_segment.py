@@ -32,6 +32,7 @@ LAYOUT = SegmentLayout(
 CREATE_AND_WAIT = """
 import sys
 import numpy as np
+import ringpit.engine
 from ringpit.ipc.segment import Region, Segment, SegmentLayout
 held = Segment.create(sys.argv[1], SegmentLayout("sample", ("state",), (Region("points", np.dtype("<i8"), 9),)))
 print("created", flush=True)
@@ -244,7 +245,7 @@ def test_a_stranger_that_attaches_and_exits_takes_nothing_away(segment_name):
     """A process with a resource tracker of its own removes nothing and complains of nothing."""
     program = (
         "import numpy as np; from multiprocessing import resource_tracker as t; t.ensure_running();"
-        "from ringpit.ipc.segment import Segment, SegmentLayout;"
+        "import ringpit.engine; from ringpit.ipc.segment import Segment, SegmentLayout;"
         f"print(Segment.attach({segment_name!r}, SegmentLayout('sample', ('state',))).load('state'))"
     )
     with Segment.create(segment_name, SegmentLayout("sample", ("state",))) as made:

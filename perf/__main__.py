@@ -1,0 +1,69 @@
+"""
+The command line of the benchmarks.
+
+    python -m ringpit.perf                           what there is
+    python -m ringpit.perf NAME --help               options of one benchmark
+    python -m ringpit.perf NAME [options] [--repeat N] [--json] [--results FILE]
+
+Every module of this package is imported, and those that use `harness.benchmark` appear.
+"""
+
+import argparse
+import importlib
+import json
+import pkgutil
+import sys
+from collections.abc import Sequence
+
+import ringpit.perf
+from ringpit.perf import harness
+
+NO_BENCHMARKS = ("__main__", "harness")
+
+
+def discover() -> None:
+    """Import every module of the package, so that its benchmarks are registered."""
+    for module in pkgutil.iter_modules(ringpit.perf.__path__):
+        if module.name not in NO_BENCHMARKS:
+            importlib.import_module(f"ringpit.perf.{module.name}")
+
+
+def parser_of_all() -> argparse.ArgumentParser:
+    """One subcommand for each benchmark; an unknown one is answered with those that exist."""
+    parser = argparse.ArgumentParser(
+        "python -m ringpit.perf", description="Measure Ringpit, beside yardsticks."
+    )
+    commands = parser.add_subparsers(dest="benchmark", metavar="NAME")
+    for name, one in sorted(harness.BENCHMARKS.items()):
+        command = commands.add_parser(name, help=one.workload, description=one.workload)
+        harness.add_common_options(command)
+        if one.options is not None:
+            one.options(command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """List or run. Exit 0 done, 1 facts differ between repeats, 2 unknown benchmark or option."""
+    discover()
+    arguments = parser_of_all().parse_args(argv)
+    if arguments.benchmark is None:
+        for name, one in sorted(harness.BENCHMARKS.items()):
+            print(f"{name:<12} {one.workload}")
+        return 0
+    chosen = harness.BENCHMARKS[arguments.benchmark]
+    try:
+        record = harness.run(chosen, arguments, arguments.repeat)
+    except harness.FactsDifferError as error:
+        print(f"{chosen.name}: {error}", file=sys.stderr)
+        return 1
+    results = arguments.results or harness.RESULTS_FOLDER / f"{chosen.name}.jsonl"
+    harness.append_to(results, record)
+    print(harness.text_of(record))
+    print(f"written    {results}")
+    if arguments.json:
+        print(json.dumps(record))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
