@@ -1,6 +1,7 @@
 """The real brokers, started, stopped and killed: what clients of each may rely on."""
 
 import time
+import uuid
 
 import pika
 import pytest
@@ -44,7 +45,7 @@ def take_all(url, queue, count):
 @pytest.mark.parametrize("action", ["kill", "stop"])
 def test_rabbitmq_keeps_confirmed_messages(brokers, rabbitmq_url, action):
     """What a quorum queue confirmed is there after its broker was stopped or killed, on the same port."""
-    queue = f"ringpit-test-{action}"
+    queue = f"ringpit-test-{uuid.uuid4().hex}"
     publish(rabbitmq_url, queue, b"first")
     if (
         action == "kill"
@@ -61,7 +62,7 @@ def test_rabbitmq_keeps_confirmed_messages(brokers, rabbitmq_url, action):
 @pytest.mark.parametrize("action", ["kill", "stop"])
 def test_kafka_keeps_acknowledged_records(brokers, kafka_bootstrap, action):
     """What Kafka acknowledged is there after its broker was stopped or killed, on the same port."""
-    topic = f"ringpit-test-{action}"
+    topic = f"ringpit-test-{uuid.uuid4().hex}"
     admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
     admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(WAIT_SECONDS)
     producer = Producer({"bootstrap.servers": kafka_bootstrap, "enable.idempotence": True})
