@@ -17,12 +17,12 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ringpit.engine import index
 from ringpit.engine.codes import ReportKind
 from ringpit.engine.ladder import NIL
 from ringpit.ipc.histogram import record
+from ringpit.shards.kernels import kernel
 from ringpit.shards.mirror import FILL_TAKER, FRAME, LEVEL, book_of
 
 INDEX_MAX: Final = (1 << 31) - 1  # larger than the index of any report
@@ -78,7 +78,7 @@ def allocate_batches(entries: int) -> Batches:
     return Batches(*(np.zeros(length, np.int64) for length in lengths))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def releasable(slots, head, tail, durable_seq):
     """First position in [head, tail) whose seq is above `durable_seq`, else tail: a ring is in order of seq."""
     mask = slots.shape[0] - 1
@@ -93,7 +93,7 @@ def releasable(slots, head, tail, durable_seq):
     return low
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def pick(picks, progress, m, slots, start, end, now_ns, latency):
     """
     Choose what to send of the reports at positions [start, end): everything below LEVEL that was not picked
@@ -143,7 +143,7 @@ def pick(picks, progress, m, slots, start, end, now_ns, latency):
     picks.counts[REPEATED] = repeated
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def group(b, entries, keys, count, apart):
     """
     Sort `count` entries into groups of equal keys, keeping their order within each; groups come in the order in

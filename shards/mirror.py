@@ -25,13 +25,13 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ringpit.engine import index, ladder
 from ringpit.engine.codes import EventState, ReportKind, Side
 from ringpit.engine.ladder import NIL, clear_bit, next_set, previous_set, set_bit
 from ringpit.engine.limits import Limits
 from ringpit.engine.records import dtype_of
+from ringpit.shards.kernels import kernel
 
 DECIMALS_MASK: Final = 31  # BOOK_RESET's order field: tick in units x 32 + decimals
 TICK_SHIFT: Final = 5
@@ -109,7 +109,7 @@ def allocate_mirror(limits: Limits) -> Mirror:
     return mirror
 
 
-@njit(cache=True)
+@kernel
 def book_of(m, event):
     """Book slot of an event, or NIL."""
     fingerprint = index.fingerprint_of(0, event)
@@ -122,7 +122,7 @@ def book_of(m, event):
     return NIL
 
 
-@njit(cache=True)
+@kernel
 def bid_from(m, book, level):
     """Highest level slot at or below `level` where the book has bids, or NIL."""
     level = previous_set(m.bitmap, m.quantity.shape[0], level)
@@ -131,7 +131,7 @@ def bid_from(m, book, level):
     return level if level >= m.books[book]["first"] else NIL
 
 
-@njit(cache=True)
+@kernel
 def ask_from(m, book, level):
     """Lowest level slot at or above `level` where the book has asks, or NIL."""
     last = m.books[book]["first"] + m.books[book]["high"] - m.books[book]["low"]
@@ -141,7 +141,7 @@ def ask_from(m, book, level):
     return level if level != NIL and level <= last else NIL
 
 
-@njit(cache=True)
+@kernel
 def set_level(m, book, level, side, lots):
     """Store a level's total. Keeps F1 and F2."""
     signed = lots if side == BUY else -lots
@@ -172,7 +172,7 @@ def set_level(m, book, level, side, lots):
         m.books[book]["best_ask"] = ask_from(m, book, level)
 
 
-@njit(cache=True)
+@kernel
 def reset_book(m, book, event, low, high, first, tick):
     """Begin a book with no levels. What is known of its last trade stays."""
     if book >= m.cells[MirrorCell.BOOKS]:
@@ -197,7 +197,7 @@ def reset_book(m, book, event, low, high, first, tick):
         level = next_set(m.bitmap, m.quantity.shape[0], level)
 
 
-@njit(cache=True)
+@kernel
 def apply_one(m, slots, slot):
     """Apply one report; the book slot that it changed, NIL if none, below NIL if it points out of bounds."""
     kind = slots[slot]["kind"]
@@ -240,7 +240,7 @@ def apply_one(m, slots, slot):
     return book
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def apply(m, slots, start, end):
     """
     Apply the reports at positions [start, end) to a mirror; those that it holds already change nothing (F3).
@@ -265,7 +265,7 @@ def apply(m, slots, start, end):
     return end
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rebuild(m):
     """
     Make everything that follows from the quantities and books anew: for a mirror of zeros, and for one whose
