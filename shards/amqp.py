@@ -31,7 +31,14 @@ from urllib.parse import unquote, urlsplit
 
 import pika
 from pika import exceptions
-from ringpit.shards.wire import FRAME_OVERHEAD_BYTES, Connection, Loop, close_channel, close_connection
+from ringpit.shards.wire import (
+    FRAME_OVERHEAD_BYTES,
+    Connection,
+    Loop,
+    OnConfirm,
+    close_channel,
+    close_connection,
+)
 
 FRAME_BYTES_MAX: Final = 1 << 17  # RabbitMQ's own default
 SIP_SECONDS_MAX: Final = (
@@ -74,6 +81,12 @@ class Endpoint:
             )
         if not parts.hostname:
             raise ValueError("rabbitmq.url must name a host: amqp://host:5672/")
+        try:
+            port_fits = parts.port != 0
+        except ValueError:
+            port_fits = False
+        if not port_fits:
+            raise ValueError("rabbitmq.url must name a port from 1 to 65535, or none")
         if parts.query or parts.fragment:
             raise ValueError(
                 "rabbitmq.url must end with the virtual host: other settings have keys of their own"
@@ -169,7 +182,7 @@ class Link:
     One connection and one channel to a broker, reconnected for as long as it is polled.
 
     `set_up(channel, done)` is called on every fresh channel: it sends its declarations and hands
-    `done` to pika as the callback of the last one. `say` gets one line for each change of state.
+    `done` to pika as the callback of the last one. `on_confirm` gets the confirms of a channel in confirm mode. `say` gets one line for each change of state.
 
     `blocked` is True while the broker has an alarm and takes nothing from publishers.
     Counters: `attempts` connections tried, `losses` READY channels lost (A3).
@@ -181,6 +194,7 @@ class Link:
         endpoint: Endpoint,
         set_up: Callable[[Any, Callable[..., None]], None],
         say: Callable[[str], None],
+        on_confirm: OnConfirm | None = None,
     ) -> None:
         """Nothing is connected before the first `poll`. Raises ValueError for TLS files that cannot be read."""
         endpoint.parameters()
@@ -192,6 +206,7 @@ class Link:
         self.attempts = 0
         self.losses = 0
         self._set_up = set_up
+        self._on_confirm = on_confirm
         self._say = say
         self._loop = Loop()
         self._connection: Connection | None = None
@@ -310,6 +325,7 @@ class Link:
             on_close_callback=self._on_gone,
             custom_ioloop=self._loop,
         )
+        self._connection.on_confirm = self._on_confirm
         return float("inf")
 
     def _turn_without_reading(self, timeout_seconds: float) -> None:

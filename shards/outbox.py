@@ -64,7 +64,7 @@ class Outbox:
         """Nothing is connected before the first `poll`."""
         if window < 1:
             raise ValueError(f"{name}: the window of unconfirmed messages must be at least 1, was {window}")
-        self.link = Link(name, endpoint, self._set_up, say)
+        self.link = Link(name, endpoint, self._set_up, say, self._on_confirm)
         self.window = window
         self.mandatory = mandatory
         self.returned = 0
@@ -74,6 +74,7 @@ class Outbox:
         self._unconfirmed: dict[int, Outgoing] = {}  # number -> message, in order
         self._in_flight: dict[int, int] = {}  # delivery tag -> number, on the current channel
         self._channel: Any = None  # the channel that _in_flight belongs to
+        self._chunk_bytes = 0
         self._number = 0
         self._tag = 0
         self._tag_lowest = 1  # every tag below is confirmed
@@ -112,6 +113,7 @@ class Outbox:
         self.link.poll(timeout_seconds)
         if self.link.ready and self.link.channel is not self._channel:
             self._channel = self.link.channel
+            self._chunk_bytes = self.link.body_chunk_bytes
             self._in_flight.clear()
             self._tag, self._tag_lowest = 0, 1
             self.repeated += len(self._unconfirmed)
@@ -126,28 +128,26 @@ class Outbox:
         """Declare, and ask for confirms."""
         self._declare(channel)
         channel.add_on_return_callback(self._on_return)
-        channel.confirm_delivery(lambda answer: self._on_answer(channel, answer.method), callback=done)
+        channel.confirm_delivery(_handled_by_the_link, callback=done)
 
     def _emit(self, number: int, message: Outgoing) -> None:
         """Write one message's frames."""
         self._tag += 1
         self._in_flight[self._tag] = number
-        self.link.emit(publish_frames(self._channel.channel_number, *message, self.link.body_chunk_bytes))
+        self.link.emit(publish_frames(self._channel.channel_number, *message, self._chunk_bytes))
 
-    def _on_answer(self, channel: Any, answer: Any) -> None:
+    def _on_confirm(self, last: int, multiple: bool, refused: bool) -> None:
         """An ack or a nack, for one tag or for all up to it."""
-        if channel is not self._channel or self._channel is None:
+        if self._channel is None:
             return  # O3
-        if answer.NAME == "Basic.Nack":
+        if refused:
             self.refused += 1
             self._give_up("it refused a message (nack): is a queue behind the exchange full?")
             return
-        first = self._tag_lowest if answer.multiple else answer.delivery_tag
-        for tag in range(first, answer.delivery_tag + 1):
-            number = self._in_flight.pop(tag, 0)
-            self._unconfirmed.pop(number, None)
-        if answer.multiple:
-            self._tag_lowest = answer.delivery_tag + 1
+        for tag in range(self._tag_lowest if multiple else last, last + 1):
+            self._unconfirmed.pop(self._in_flight.pop(tag, 0), None)
+        if multiple:
+            self._tag_lowest = last + 1
 
     def _on_return(self, channel: Any, method: Any, _properties: Any, _body: bytes) -> None:
         """No queue takes it; the ack that follows must not count, so the channel is given up."""
@@ -160,3 +160,7 @@ class Outbox:
         self._channel = None
         self._in_flight.clear()
         self.link.drop(reason)
+
+
+def _handled_by_the_link(_answer: Any) -> None:
+    """pika wants a callback for confirms; the connection hands them to `_on_confirm` before pika sees them."""

@@ -4,7 +4,8 @@ pika bent to a duty cycle: one turn at a time, one write a turn, reading that ca
 - `Loop` is pika's event loop without its endless run: a turn waits for the first thing to happen, serves all
   that happened and returns. With reading off, sockets are left unread while writes and timers go on.
 - `Connection` gathers what pika wants to send, so that a burst of publishes or acknowledgements costs one
-  system call (pika alone makes three writes a message), and reads content headers by itself.
+  system call (pika alone makes three writes a message), and reads content headers and confirms by itself. A confirm
+  costs pika 15 microseconds, and brokers confirm nearly every message singly.
 - `read_properties` takes the four properties that we use and steps over the table of headers. pika decodes the
   whole table, and a publisher who puts a not-a-number or a far timestamp into it makes that fail, which closes
   the connection, has the message redelivered, and so on for ever.
@@ -30,9 +31,18 @@ from pika.adapters.select_connection import IOLoop
 METHOD_FRAME, HEADER_FRAME, BODY_FRAME = 1, 2, 3
 FRAME_START: Final = struct.Struct(">BHI")  # type, channel, bytes of payload
 HEADER_START: Final = struct.Struct(">HHQ")  # class, weight, bytes of body
+CONFIRM: Final = struct.Struct(">BHIIQBB")  # a whole Basic.Ack or Basic.Nack: start, method, tag, bits, end
+ACK_ID: Final = spec.Basic.Ack.INDEX
+NACK_ID: Final = spec.Basic.Nack.INDEX
+CONFIRM_ID_AT: Final = slice(FRAME_START.size, FRAME_START.size + 4)
+CONFIRMS: Final = frozenset(method.to_bytes(4, "big") for method in (ACK_ID, NACK_ID))
+PASSED_OVER: Final = frame.ProtocolHeader()  # the frame that pika reads and does nothing about
 FRAME_END: Final = bytes((spec.FRAME_END,))
 FRAME_OVERHEAD_BYTES: Final = FRAME_START.size + len(FRAME_END)
 SHORT_BYTES_MAX: Final = 255  # bytes of a short string
+
+
+OnConfirm = Callable[[int, bool, bool], None]  # delivery tag, and all before it?, refused?
 
 
 class Properties(NamedTuple):
@@ -95,16 +105,21 @@ def read_properties(encoded: bytes, offset: int = 0) -> Properties:
 
 
 class Connection(pika.SelectConnection):
-    """pika's connection with our reading of content headers, and with writes gathered into one."""
+    """pika's connection with our reading of content headers and confirms, and with writes gathered into one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As `pika.SelectConnection`."""
         self._outgoing: list[bytes] = []
+        self.on_confirm: OnConfirm | None = None
         super().__init__(*args, **kwargs)
 
     def _read_frame(self) -> tuple[int, Any]:
-        """Read content headers ourselves, leave every other frame to pika."""
+        """Read content headers and confirms ourselves, leave every other frame to pika."""
         buffer = self._frame_buffer
+        if self.on_confirm is not None and buffer[CONFIRM_ID_AT] in CONFIRMS:
+            consumed = self._take_confirms(buffer)
+            if consumed:
+                return consumed, PASSED_OVER
         if not buffer or buffer[0] != HEADER_FRAME:
             return super()._read_frame()
         if len(buffer) < FRAME_START.size:
@@ -118,6 +133,17 @@ class Connection(pika.SelectConnection):
             raise exceptions.InvalidFrameError("a content header frame is torn")
         _, _, body_bytes = HEADER_START.unpack_from(buffer, FRAME_START.size)
         return end, frame.Header(channel_number, body_bytes, read_properties(buffer[start : end - 1]))
+
+    def _take_confirms(self, buffer: bytes) -> int:
+        """Hand on every confirm that leads the buffer, and return their bytes."""
+        offset = 0
+        while len(buffer) - offset >= CONFIRM.size:
+            frame_type, _, _, method, tag, bits, _ = CONFIRM.unpack_from(buffer, offset)
+            if frame_type != METHOD_FRAME or method not in (ACK_ID, NACK_ID):
+                break
+            self.on_confirm(tag, bool(bits & 1), method == NACK_ID)
+            offset += CONFIRM.size
+        return offset
 
     def emit(self, frames: bytes) -> None:
         """Gather whole frames; `flush` sends."""

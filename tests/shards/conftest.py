@@ -3,7 +3,6 @@
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
-
 from ringpit.shards.amqp import Endpoint
 
 

@@ -72,7 +72,9 @@ class FakeIntake:
             message = self.broker.queue.popleft()
             tag = self._tags.next()
             self._held.append((tag, message))
-            deliveries.append(Delivery(tag, message.content_type, message.key, message.body, message.redelivered))
+            deliveries.append(
+                Delivery(tag, message.content_type, message.key, message.body, message.redelivered)
+            )
         return deliveries
 
     def acknowledge(self, tag: int) -> None:
