@@ -289,3 +289,20 @@ def rebuild(m):
             first = m.books[book]["first"]
             m.books[book]["best_ask"] = ask_from(m, book, first)
             m.books[book]["best_bid"] = bid_from(m, book, first + m.books[book]["high"] - m.books[book]["low"])
+
+
+def frame_ns_at(depth_mirror: Mirror, position: int) -> int:
+    """Engine time of the frame in which a head lies, as its last owner left it; 0 if unknown."""
+    clock = depth_mirror.cells[MirrorCell.CLOCK : MirrorCell.CLOCK + 4].tolist()
+    return int(dict(zip(clock[::2], clock[1::2], strict=True)).get(position, 0))
+
+
+def remember_frame_ns(depth_mirror: Mirror, position: int, frame_ns: int) -> None:
+    """
+    Store the engine time for a head that is about to be stored, in the older of two pairs: whichever head a
+    successor finds, its time is there.
+    """
+    cells = depth_mirror.cells
+    pair = MirrorCell.CLOCK + (2 if cells[MirrorCell.CLOCK] > cells[MirrorCell.CLOCK + 2] else 0)
+    cells[pair + 1] = frame_ns
+    cells[pair] = position

@@ -1,0 +1,130 @@
+"""
+One shard's output ring as its publisher sees it: what may be taken, and what has been confirmed.
+
+    head                 position                 end          tail
+      | sent, unconfirmed  | this cycle, released  | not durable |
+
+`head` and `confirmed_seq` are the publisher's words, which the worker reads: slots below the head are free, and
+reports up to the confirmed seq need not be made again after a restart. All else is read from the worker.
+
+Invariants:
+
+    P1  nothing is taken before its seq is durable (release mode "durable")
+    P2  head and confirmed seq only cover what the sink has confirmed
+    P3  every report up to the confirmed seq lies before the head: a seq counts as complete when the worker has
+        matched it or a later one lies in the ring
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ringpit.engine.limits import INT64_MAX, power_of_two
+from ringpit.ipc.atomics import load_cell, store_cell
+from ringpit.ipc.ring import published, release
+from ringpit.shards import feed, render
+from ringpit.shards.feed import INDEX_MAX, Progress
+from ringpit.shards.layout import first_position
+from ringpit.shards.mirror import Mirror, MirrorCell, frame_ns_at, rebuild, remember_frame_ns
+from ringpit.shards.sinks import Token
+
+
+class Word(NamedTuple):
+    """One word of shared memory: int64 cells, and which of them."""
+
+    cells: np.ndarray
+    index: int
+
+
+class ShardViews(NamedTuple):
+    """What a publisher reads and writes of one shard."""
+
+    slots: np.ndarray  # REPORT x a power of two: the worker's output ring
+    incarnation: int  # of the worker
+    tail: Word  # worker: where the ring ends, freezable
+    durable_seq: Word  # worker: what the log has
+    matched_seq: Word  # worker: what is matched, and all its reports published
+    head: Word  # publisher: what is confirmed
+    confirmed_seq: Word  # publisher: every report up to it is confirmed
+    mirror: Mirror  # publisher: its depth mirror
+
+
+class Output:
+    """
+    One incarnation of a shard's output ring.
+
+    Args:
+        early: Take reports before the log has them (release mode "matched").
+        before: The output of the shard's previous worker, if this publisher had it: what that one
+            sent is not sent again.
+
+    Raises ValueError if the ring's length is no power of two.
+    """
+
+    def __init__(
+        self, shard: int, views: ShardViews, *, generation: int, early: bool, before: "Output | None" = None
+    ) -> None:  # fmt: skip
+        if not power_of_two(len(views.slots)):
+            raise ValueError(
+                f"slots of shard {shard}'s output ring must be a power of two, was {len(views.slots)}"
+            )
+        self.shard = shard
+        self.views = views
+        self.early = early
+        self.words = render.words_of(views.slots)
+        self.script = render.make_script(shard, generation, epoch=views.incarnation if early else 0)
+        self.position = max(load_cell(*views.head), first_position(views.incarnation))  # behind what was taken
+        self.tokens = 0  # barriers of this ring that are not confirmed
+        if before is not None:
+            self.progress = before.progress
+            if early:
+                self._forget_above(load_cell(*views.durable_seq))
+        else:
+            rebuild(views.mirror)
+            frame_ns = frame_ns_at(views.mirror, self.position)
+            self.progress = np.array([load_cell(*views.confirmed_seq), INDEX_MAX, frame_ns], np.int64)
+        release(*views.head, self.position)  # pairs with the worker's `free_room`: now it may write
+
+    def next_cycle(self, reports_max: int) -> tuple[int, int]:
+        """Where the next cycle ends, and up to which seq all reports lie before that."""
+        views = self.views
+        matched_seq = load_cell(*views.matched_seq)  # before the tail: reports up to it lie below the tail (P3)
+        tail = published(*views.tail)
+        limit_seq = INT64_MAX if self.early else load_cell(*views.durable_seq)
+        end = min(feed.releasable(views.slots, self.position, tail, limit_seq), self.position + reports_max)
+        complete_seq = matched_seq if end == tail else int(self.report_at(end)["seq"]) - 1
+        return end, min(complete_seq, limit_seq)
+
+    def report_at(self, position: int) -> np.void:
+        """The report at a position below the tail."""
+        report: np.void = self.views.slots[position & (len(self.views.slots) - 1)]
+        return report
+
+    def at_tail(self) -> bool:
+        """True if everything published was taken."""
+        return self.position == published(*self.views.tail)
+
+    def confirm(self, token: Token) -> None:
+        """Everything before a token of this ring is safe: free its slots. Tokens of earlier rings do nothing."""
+        if token.position < first_position(self.views.incarnation):
+            return
+        self.tokens -= 1
+        remember_frame_ns(self.views.mirror, token.position, token.frame_ns)
+        release(*self.views.head, token.position)  # pairs with the worker's `free_room`
+        self.confirm_seq(token.seq)
+
+    def confirm_seq(self, seq: int) -> None:
+        """Raise the confirmed seq; it never goes down."""
+        word = self.views.confirmed_seq
+        if seq > word.cells[word.index]:  # plain: only this process writes it
+            store_cell(*word, seq)  # pairs with the worker's acquire, which logs it and recovers from it
+
+    def _forget_above(self, durable_seq: int) -> None:
+        """After a restart in release mode "matched": what the log has not was sent, and is no longer true."""
+        cells = self.views.mirror.cells
+        if self.progress[Progress.SEQ] > durable_seq:
+            self.progress[Progress.SEQ], self.progress[Progress.INDEX] = durable_seq, INDEX_MAX
+        if cells[MirrorCell.APPLIED_SEQ] > durable_seq:
+            cells[MirrorCell.APPLIED_SEQ], cells[MirrorCell.APPLIED_INDEX] = durable_seq, INDEX_MAX
+        if load_cell(*self.views.confirmed_seq) > durable_seq:
+            store_cell(*self.views.confirmed_seq, durable_seq)  # pairs with the worker's acquire
