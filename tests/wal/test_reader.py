@@ -1,0 +1,257 @@
+"""The reader rule against a naive model, and taking over with owners that will not die."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ringpit.engine.records import COMMAND
+from ringpit.wal.batch import BatchKind
+from ringpit.wal.errors import ChecksumMismatch, Fenced, LogGap, LogUnavailable, LogVersionMismatch
+from ringpit.wal.frames import FrameTorn, checksum_of
+from ringpit.wal.memory import MemoryLog
+from ringpit.wal.reader import Reader, recover
+from ringpit.wal.writer import BatchWriter
+
+FRAMES = 12  # of the one true history: a marker and a command each
+
+claims = st.tuples(
+    st.just(BatchKind.CLAIM), st.integers(1, 4), st.integers(1, 2), st.integers(0, 3), st.just(0)
+)
+commands = st.tuples(
+    st.just(BatchKind.COMMANDS), st.integers(0, 4), st.integers(1, 2), st.integers(0, 8), st.integers(1, 4)
+)
+
+
+def naive(steps):
+    """The reader rule, record by record, as it is written in the reader's essay; seqs taken, and how it ended."""
+    epoch, nonce, next_seq, taken = 0, 0, 1, []
+    for kind, step_epoch, step_nonce, first_frame, frame_count in steps:
+        first_seq = 1 + 2 * first_frame
+        if kind == BatchKind.CLAIM:
+            if step_epoch > epoch:
+                if first_seq > next_seq:
+                    return taken, "gap"
+                epoch, nonce = step_epoch, step_nonce
+            continue
+        if epoch == 0 or step_epoch > epoch:
+            return taken, "gap"
+        if (step_epoch, step_nonce) != (epoch, nonce):
+            continue
+        for seq in range(first_seq, first_seq + 2 * frame_count):
+            if seq > next_seq:
+                return taken, "gap"
+            if seq == next_seq:
+                taken.append(seq)
+                next_seq += 1
+    return taken, "end"
+
+
+@settings(max_examples=300)
+@given(steps=st.lists(st.one_of(claims, commands), max_size=14))
+def test_reader_agrees_with_the_naive_model(make, steps):
+    """Random epochs, late batches, repeats, gaps and equal epochs: same records taken, same end."""
+    history = make.frames(*[1] * FRAMES)
+    reader = Reader(make.shard, make.generation)
+    taken, outcome = [], "end"
+    for kind, epoch, nonce, first_frame, frame_count in steps:
+        start = 2 * first_frame
+        records = history[start : start + 2 * frame_count]
+        before = checksum_of(history[:start])
+        batch = make.batch(records, before=before, first_seq=1 + start, epoch=epoch, nonce=nonce, kind=kind)
+        try:
+            _, found = reader.take(batch, "here")
+        except LogGap:
+            outcome = "gap"
+            break
+        taken.append(found.tobytes())
+    expected, expected_outcome = naive(steps)
+    assert expected_outcome == outcome
+    assert history[: len(expected)].tobytes() == b"".join(taken)
+    assert len(expected) + 1 == reader.next_seq
+    assert checksum_of(history[: len(expected)]) == reader.checksum
+
+
+def reader_behind(make, records):
+    """A reader that has taken records from epoch 1."""
+    reader = Reader(make.shard, make.generation)
+    reader.take(make.claim(1), "claim")
+    reader.take(make.batch(records), "first")
+    return reader
+
+
+def test_gap_says_where(make):
+    """A gap names shard, what was expected, what came, the place and the remedy."""
+    reader = reader_behind(make, make.frames(1))
+    with pytest.raises(LogGap, match=r"shard 3 has a gap at offset 9: expected 3, found 5; restore") as caught:
+        reader.take(make.batch(make.frames(1), first_seq=5), "offset 9")
+    assert (3, 3, 5, "offset 9") == (
+        caught.value.shard,
+        caught.value.expected,
+        caught.value.found,
+        caught.value.where,
+    )
+
+
+def test_claim_that_saw_more_is_a_gap(make):
+    """A claimant had seen records that this reader has not: they are missing."""
+    reader = reader_behind(make, make.frames(1))
+    with pytest.raises(LogGap, match=r"expected 3, found 4"):
+        reader.take(make.claim(2, first_seq=4), "here")
+
+
+def test_epoch_without_claim_is_a_gap(make):
+    """Batches of an epoch that nobody claimed, also at the very beginning."""
+    with pytest.raises(LogGap, match=r"an epoch without its claim"):
+        Reader(make.shard, make.generation).take(make.batch(make.frames(1)), "here")
+    with pytest.raises(LogGap, match=r"expected 1, found 2 .an epoch without its claim"):
+        reader_behind(make, make.frames(1)).take(make.batch(make.frames(1), first_seq=3, epoch=2), "here")
+
+
+@pytest.mark.parametrize("facts", [{"before": 1}, {"checksum_after": 1}])
+def test_checksum_mismatch_names_the_seq(make, facts):
+    """A history that differs before or inside a batch is refused with the batch's first seq."""
+    first = make.frames(1)
+    reader = reader_behind(make, first)
+    with pytest.raises(ChecksumMismatch, match=r"at seq 3, here"):
+        reader.take(make.batch(make.frames(2), first_seq=3, **({"before": checksum_of(first)} | facts)), "here")
+
+
+def test_checksum_is_checked_on_batches_taken_in_part(make):
+    """A batch that repeats records and goes on must have repeated the same records (R4)."""
+    first, second = make.frames(1), make.frames(1, first_order=50)
+    reader = reader_behind(make, first)
+    other = make.frames(1, first_order=90)
+    with pytest.raises(ChecksumMismatch, match=r"at seq 3"):
+        reader.take(make.batch(np.concatenate([other, second])), "here")
+
+
+def test_frames_are_never_split(make):
+    """A batch whose new part begins or ends inside a frame is refused (R5)."""
+    first = make.frames(1)
+    before = checksum_of(first)
+    with pytest.raises(FrameTorn, match=r"NOT_A_MARKER"):
+        reader_behind(make, first).take(make.batch(make.frames(3), first_seq=2), "here")
+    with pytest.raises(FrameTorn, match=r"the batch ends inside it"):
+        reader_behind(make, first).take(make.batch(make.frames(3)[:-1], before=before, first_seq=3), "here")
+
+
+@pytest.mark.parametrize("name", ["shard", "generation"])
+def test_another_log_is_refused(make, name):
+    """A batch of another shard or generation is refused before it is believed."""
+    with pytest.raises(
+        LogVersionMismatch, match=rf"here: {name} must be .*, was 99; the log belongs to another"
+    ):
+        Reader(make.shard, make.generation).take(make.claim(1, **{name: 99}), "here")
+
+
+def test_header_facts_only_grow(make):
+    """confirmed_seq is the largest seen in batches that count; a mark moves it without records."""
+    reader = reader_behind(make, make.frames(1))
+    reader.take(make.batch(make.frames(), kind=BatchKind.MARK, first_seq=3, confirmed_seq=2), "mark")
+    reader.take(make.batch(make.frames(), kind=BatchKind.MARK, first_seq=3, confirmed_seq=1), "late mark")
+    assert 2 == reader.confirmed_seq
+    assert (4, 2) == (reader.batch_count, reader.record_count)
+
+
+def test_taken_records_are_writable(make):
+    """Replay hands kernels the kind of array that a ring hands them."""
+    reader = Reader(make.shard, make.generation)
+    reader.take(make.claim(1), "claim")
+    _, records = reader.take(make.batch(make.frames(2)), "here")
+    assert records.flags.writeable
+    assert records.flags.c_contiguous
+
+
+# -- taking over
+
+
+class Owner:
+    """An owner of the shard over a shared list of batches, whose appends land when the test says so."""
+
+    def __init__(self, make, batches, nonce):
+        self.log = MemoryLog(batches)
+        self.history = []
+        self.state = recover(self.log, make.shard, make.generation, nonce, self.apply)
+        self.writer = BatchWriter(self.state, in_flight_max=100)
+        self.log.held = True
+
+    def apply(self, _header, records):
+        """Remember the order ids of commands."""
+        self.history.extend(orders_of(records))
+
+    def write(self, make, order):
+        """Cut and append one frame."""
+        batch, _ = self.writer.cut(make.frames(1, first_order=order), confirmed_seq=0)
+        self.log.append(batch)
+        self.history.append(order)
+
+
+def orders_of(records):
+    """Order ids of the commands among one-command frames."""
+    return records.view(COMMAND)["order"][1::2].tolist()
+
+
+@given(
+    steps=st.lists(st.tuples(st.sampled_from(["write", "land", "take over"]), st.integers(0, 3)), max_size=30)
+)
+def test_late_batches_of_dead_owners_change_nothing(make, steps):
+    """Whatever lands when: all that was durable under the newest owner stays, in order, and all readers agree."""
+    batches, durable = [], []
+    owners = [Owner(make, batches, 1)]
+    for order, (what, which) in enumerate(steps, 1):
+        owner = owners[which % len(owners)]
+        if what == "write":
+            owner.write(make, order)
+        elif what == "take over":
+            owners.append(Owner(make, batches, len(owners) + 1))
+            assert durable == owners[-1].history
+        elif owner.log.pending:
+            owner.log.release(1)
+            if owner is owners[-1]:
+                durable.append(owner.history[len(durable)])
+    last = Owner(make, batches, 99)
+    assert durable == last.history
+    assert len(durable) * 2 + 1 == last.state.next_seq
+
+
+class RivalLog(MemoryLog):
+    """A log into which a rival's claim arrives just before ours."""
+
+    def __init__(self, batches, rival):
+        super().__init__(batches)
+        self.rival = rival
+
+    def append(self, batch):
+        self.batches.append(self.rival)
+        super().append(batch)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_of_equal_epochs_the_first_in_log_order_wins(make, epoch):
+    """A claim that lands behind another of the same or a newer epoch loses, and its owner stops."""
+    log = RivalLog([], make.claim(epoch, nonce=1))
+    with pytest.raises(
+        Fenced, match=rf"claimed by another owner with epoch {epoch} while this one claimed epoch 1"
+    ):
+        recover(log, make.shard, make.generation, 2, lambda *_: None)
+
+
+def test_late_batch_before_the_claim_counts(make):
+    """What the old owner still got in before our claim is history, and is applied."""
+    batches = []
+    old = Owner(make, batches, 1)
+    old.write(make, 10)
+    log = RivalLog(batches, old.log.pending[0])
+    seen = []
+    state = recover(
+        log, make.shard, make.generation, 2, lambda _header, records: seen.extend(orders_of(records))
+    )
+    assert [10] == seen
+    assert (2, 3, 2) == (state.epoch, state.next_seq, state.record_count)
+
+
+def test_claim_that_never_lands_is_given_up(make):
+    """A log that accepts no writes ends recovery with a sentence, not with a wait for ever."""
+    with pytest.raises(LogUnavailable, match=r"the claim on shard 3 is not in its log yet"):
+        recover(MemoryLog(held=True), make.shard, make.generation, 2, lambda *_: None, timeout_seconds=0.0)
