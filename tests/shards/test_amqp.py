@@ -65,11 +65,11 @@ def test_secrets_are_in_the_parameters_and_nowhere_else():
     by_setting = Endpoint(url="amqp://host", username=SECRET, password=SECRET)
 
     assert f"{SECRET}@user" == by_url.parameters().credentials.username
-    assert by_url.parameters().virtual_host == "vh/1"
-    assert by_setting.parameters().credentials.password == SECRET
+    assert "vh/1" == by_url.parameters().virtual_host
+    assert SECRET == by_setting.parameters().credentials.password
     for endpoint in (by_url, by_setting):
         assert SECRET not in repr(endpoint) + str(endpoint) + repr(endpoint.parameters())
-    assert repr(by_setting) == "Endpoint(amqp://***@host:5672)"
+    assert "Endpoint(amqp://***@host:5672)" == repr(by_setting)
 
 
 def self_signed(folder):
@@ -100,11 +100,11 @@ def test_tls_checks_certificate_and_host_name(tmp_path):
     )
     options = endpoint.parameters().ssl_options
 
-    assert endpoint.parameters().port == 5671
-    assert options.server_hostname == "localhost"
-    assert options.context.verify_mode == ssl.CERT_REQUIRED
+    assert 5671 == endpoint.parameters().port
+    assert "localhost" == options.server_hostname
+    assert ssl.CERT_REQUIRED == options.context.verify_mode
     assert options.context.check_hostname
-    assert [entry["subject"][0][0][1] for entry in options.context.get_ca_certs()] == ["localhost"]
+    assert ["localhost"] == [entry["subject"][0][0][1] for entry in options.context.get_ca_certs()]
 
 
 @pytest.mark.parametrize("setting", ["ca_file", "certificate_file"])
@@ -224,7 +224,7 @@ def test_a_missing_broker_is_said_once_with_the_remedy(caplog):
             polled(link, lambda: link.attempts >= 4)
             link.close()
 
-    assert len(lines) == 1
+    assert 1 == len(lines)
     assert f"test: no RabbitMQ at 127.0.0.1:{port} (Connection refused)" in lines[0]
     assert "start it (make brokers)" in lines[0]
     assert SECRET not in lines[0] + caplog.text
@@ -289,10 +289,10 @@ def test_a_dropped_connection_comes_back_as_a_new_one(rabbitmq_url, endpoint_of)
     polled(link, lambda: link.ready and link.channel is not channel)
     link.close()
 
-    assert sum("the test wants it" in line for line in lines) == 1
-    assert len(lines) == 3
-    assert link.losses == 2  # the drop, and the close
-    assert link.attempts == 2
+    assert 1 == sum("the test wants it" in line for line in lines)
+    assert 3 == len(lines)
+    assert 2 == link.losses  # the drop, and the close
+    assert 2 == link.attempts
 
 
 def header_with(kind, value):

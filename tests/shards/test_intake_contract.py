@@ -154,7 +154,7 @@ def until(intake, holds):
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not holds():
         assert time.monotonic() < deadline, "it did not come to hold in time"
-        assert intake.poll(0.01) == []
+        assert [] == intake.poll(0.01)
 
 
 def take(intake, count):
@@ -173,7 +173,7 @@ def take_dead(intake, count):
     deadline = time.monotonic() + DEADLINE_SECONDS
     while len(tags) < count:
         assert time.monotonic() < deadline, f"{len(tags)} of {count} dead letters were safe in time"
-        assert intake.poll(0.01) == []
+        assert [] == intake.poll(0.01)
         tags += intake.settled_dead_letters()
     return tags
 
@@ -254,7 +254,7 @@ def test_nothing_comes_while_paused(place, intake):
     for number in range(1, 50):
         place.publish("application/json", b"%d" % number)
 
-    assert [delivery for _ in range(20) for delivery in intake.poll(0.005)] == []
+    assert [] == [delivery for _ in range(20) for delivery in intake.poll(0.005)]
     intake.resume()
     assert [b"%d" % number for number in range(1, 50)] == bodies(take(intake, 49))
 
@@ -267,9 +267,9 @@ def test_a_paused_intake_reopens(place, intake):
     intake.reopen()
     until(intake, intake.ready)
 
-    assert [delivery for _ in range(20) for delivery in intake.poll(0.005)] == []
+    assert [] == [delivery for _ in range(20) for delivery in intake.poll(0.005)]
     intake.resume()
-    assert bodies(take(intake, 1)) == [b"a"]
+    assert [b"a"] == bodies(take(intake, 1))
 
 
 def test_the_key_comes_from_the_message_id(place, intake):
@@ -280,7 +280,7 @@ def test_the_key_comes_from_the_message_id(place, intake):
 
     assert publisher_key(b"", b"", b"one") == keys[0] == keys[1]
     assert publisher_key(b"", b"", b"two") == keys[2]
-    assert keys[3] == NO_KEY
+    assert NO_KEY == keys[3]
 
 
 def test_empty_and_large_bodies_and_a_missing_content_type_arrive(place, intake):
@@ -292,7 +292,7 @@ def test_empty_and_large_bodies_and_a_missing_content_type_arrive(place, intake)
     deliveries = take(intake, 3)
 
     assert [b"", large, b"tail"] == bodies(deliveries)
-    assert [delivery.content_type for delivery in deliveries] == ["", "application/x-unheard-of", ""]
+    assert ["", "application/x-unheard-of", ""] == [delivery.content_type for delivery in deliveries]
 
 
 def test_a_dead_letter_is_safe_before_it_may_be_acknowledged(place, intake):
@@ -303,10 +303,10 @@ def test_a_dead_letter_is_safe_before_it_may_be_acknowledged(place, intake):
     intake.dead_letter(deliveries[1], "MALFORMED", "expected a name at byte 1")
 
     assert [deliveries[1].tag] == take_dead(intake, 1)
-    assert place.dead(1) == [("MALFORMED", "expected a name at byte 1", "application/json", b"{1")]
-    assert intake.settled_dead_letters() == []
+    assert [("MALFORMED", "expected a name at byte 1", "application/json", b"{1")] == place.dead(1)
+    assert [] == intake.settled_dead_letters()
     intake.reopen()
-    assert bodies(take(intake, 3)) == [b"{0", b"{1", b"{2"]
+    assert [b"{0", b"{1", b"{2"] == bodies(take(intake, 3))
 
 
 def test_a_dead_letter_of_an_older_generation_is_not_taken(place, intake):
@@ -319,7 +319,7 @@ def test_a_dead_letter_of_an_older_generation_is_not_taken(place, intake):
     intake.dead_letter(new, "MALFORMED", "new")
 
     assert [new.tag] == take_dead(intake, 1)
-    assert place.dead(1) == [("MALFORMED", "new", "application/json", b"{")]
+    assert [("MALFORMED", "new", "application/json", b"{")] == place.dead(1)
 
 
 def test_thousands_of_dead_letters_become_safe_in_order(place, intake):
