@@ -169,8 +169,8 @@ class SpecFields(
 
 
 class CreateEvent(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, rename=MESSAGE_NAMES,
-    tag_field="Task", tag="CreateEvent",
+    msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True,
+    rename=MESSAGE_NAMES, tag_field="Task", tag="CreateEvent",
 ):  # fmt: skip
     """Open a market with an empty book. Again with the same content is harmless."""
 
@@ -180,8 +180,8 @@ class CreateEvent(
 
 
 class Order(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, rename=MESSAGE_NAMES,
-    tag_field="Task", tag="Order",
+    msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True,
+    rename=MESSAGE_NAMES, tag_field="Task", tag="Order",
 ):  # fmt: skip
     """Place, cancel or amend one order of an event."""
 
@@ -191,8 +191,8 @@ class Order(
 
 
 class Settlement(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, rename=MESSAGE_NAMES,
-    tag_field="Task", tag="Settlement",
+    msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True,
+    rename=MESSAGE_NAMES, tag_field="Task", tag="Settlement",
 ):  # fmt: skip
     """Close an event and cancel what rests in it."""
 

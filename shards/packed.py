@@ -20,6 +20,7 @@ Invariants:
     K2  `check` and `complaint` agree: one finds the record, the other names its field
 """
 
+import struct
 from typing import Any, Final
 
 import numpy as np
@@ -42,6 +43,11 @@ HEADER_FIELDS: Final = (
 )
 HEADER: Final = dtype_of(HEADER_FIELDS)
 HEADER_BYTES: Final = HEADER.itemsize
+STRUCT_CODES: Final = {"S4": "4s", "<i2": "h", "<i4": "i"}
+# The same table for the struct module, which reads five numbers in a fraction of what an array of one record costs.
+UNPACK_HEADER: Final = struct.Struct(
+    "<" + "".join(STRUCT_CODES[code] for _, code, _ in HEADER_FIELDS)
+).unpack_from
 
 FIRST_KIND, LAST_KIND = int(CommandKind.NEW), int(CommandKind.SETTLE)
 CREATE_EVENT = int(CommandKind.CREATE_EVENT)
@@ -116,7 +122,7 @@ def view(body: bytes | memoryview) -> np.ndarray:
         raise MalformedMessage(
             f"a packed delivery must have a header of {HEADER_BYTES} bytes, had {size} bytes", 0
         )
-    magic, version, reserved, count, reserved_too = np.frombuffer(body, HEADER, 1)[0].item()
+    magic, version, reserved, count, reserved_too = UNPACK_HEADER(body)
     if magic != MAGIC:
         raise MalformedMessage(f"a packed delivery must begin with {MAGIC!r}, began with {magic!r}", 0)
     if version != LAYOUT_VERSION:
