@@ -66,8 +66,8 @@ HEADER_FIELDS: Final = (
 HEADER: Final = dtype_of(HEADER_FIELDS)
 HEADER_BYTES: Final = 192
 MAGIC: Final = int.from_bytes(b"RPWL", "little")
-_POSITIONS: Final = slice(HEADER.fields["position_0"][1], HEADER.fields["reserved_0"][1])
-_CRC: Final = slice(HEADER.fields["crc32c"][1], HEADER_BYTES)
+_POSITIONS: Final = slice(88, 88 + 8 * ROUTERS_MAX)  # bytes of the header; a test compares with the table
+_CRC_AT: Final = HEADER_BYTES - 8  # B2: last
 _ZERO_HEADER: Final = bytes(HEADER_BYTES)
 
 
@@ -87,7 +87,7 @@ def encode(facts: dict[str, int], positions: np.ndarray, *spans: np.ndarray) -> 
     raw = header.view(np.uint8)
     raw[_POSITIONS] = positions.view(np.uint8)
     row["crc32c"] = _crc(raw, *spans)
-    return b"".join((raw, *spans))
+    return b"".join((raw.data, *(span.data for span in spans)))
 
 
 def decode(batch: bytes, where: str = "a batch") -> tuple[np.void, np.ndarray]:
@@ -134,7 +134,7 @@ def claimed_epoch(batch: bytes) -> int:
 
 def _crc(header: np.ndarray, *spans: np.ndarray) -> int:
     """CRC32C of the header without its last field, then of the spans."""
-    crc = google_crc32c.extend(0, header[: _CRC.start])
+    crc: int = google_crc32c.extend(0, header[:_CRC_AT])
     for span in spans:
         crc = google_crc32c.extend(crc, span)
     return crc

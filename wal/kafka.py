@@ -39,6 +39,7 @@ from ringpit.wal.log import PENDING_BYTES_MAX, Entry
 RECORD_BYTES_CEILING: Final = 1_000_000  # the client's limit; the broker's default is 1,048,588
 CLOSE_TIMEOUT_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.1
+MILLISECOND: Final = 0.001
 INVALID_ARGUMENT: Final = KafkaError._INVALID_ARG  # noqa: SLF001  the client's only name for it
 PARTITION_END: Final = KafkaError._PARTITION_EOF  # noqa: SLF001  likewise
 
@@ -167,7 +168,7 @@ class KafkaLog:
 
     def poll(self, timeout_seconds: float = 0.0) -> int:
         """How many appended batches the brokers have acknowledged."""
-        self._producer.poll(timeout_seconds if self._pending_count else 0)
+        self._producer.poll(_whole_milliseconds(timeout_seconds) if self._pending_count else 0)
         self._require_sound()
         return self._durable_count
 
@@ -285,6 +286,11 @@ class KafkaLog:
             f"{self.settings.connect_timeout_seconds:g} s ({reason}); start it, or correct "
             f"log.kafka.bootstrap_servers and log.kafka.settings"
         )
+
+
+def _whole_milliseconds(timeout_seconds: float) -> float:
+    """The client cuts time-outs to milliseconds, and what is below one would not wait at all."""
+    return max(timeout_seconds, MILLISECOND) if timeout_seconds > 0 else 0.0
 
 
 def _reason(cause: object) -> str:

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from ringpit.engine.records import LAYOUT_VERSION, RULES_VERSION
 from ringpit.wal.batch import (
+    _CRC_AT,
+    _POSITIONS,
     HEADER,
     HEADER_BYTES,
     HEADER_FIELDS,
@@ -31,7 +33,11 @@ def test_header_layout():
     """The header is 192 bytes, every field at a multiple of its size, the CRC last."""
     assert HEADER_BYTES == HEADER.itemsize
     assert all(HEADER.fields[name][1] % HEADER.fields[name][0].itemsize == 0 for name in HEADER.names)
-    assert HEADER_BYTES - 8 == HEADER.fields["crc32c"][1]
+    assert _CRC_AT == HEADER.fields["crc32c"][1]
+    assert (_POSITIONS.start, _POSITIONS.stop) == (
+        HEADER.fields["position_0"][1],
+        HEADER.fields["reserved_0"][1],
+    )
 
 
 @given(

@@ -147,6 +147,23 @@ def test_batch_that_kafka_refuses_fails_the_log_for_good(fresh, make):
     log.close()
 
 
+@pytest.mark.brokers
+def test_broker_that_goes_away_and_comes_back(fresh, make, brokers):
+    """While Kafka is away batches stay pending; when it is back they become durable, each once and in order."""
+    log = KafkaLog(fresh(flush_messages=1), 0)
+    batches = [make.claim(1), *(make.batch(make.frames(2), first_seq=1 + 3 * index) for index in range(30))]
+    for batch in batches[:10]:
+        log.append(batch)
+    make.wait_durable(log, 10)
+    with brokers.stopped("kafka"):
+        for batch in batches[10:]:
+            log.append(batch)
+        assert 10 == log.poll(0.5)
+    make.wait_durable(log, len(batches))
+    assert batches == [entry.batch for entry in log.read()]
+    log.close()
+
+
 def append_in_child(log, batch, answer):
     """Try to use an inherited log."""
     try:
