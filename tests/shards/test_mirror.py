@@ -1,0 +1,210 @@
+"""The depth mirror beside the exchange whose reports it reads."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from ringpit.engine import EventState, ReportKind, Side
+from ringpit.engine.ladder import NIL
+from ringpit.engine.records import REPORT
+from ringpit.shards import mirror as mirrors
+from ringpit.shards.mirror import MirrorCell, allocate_mirror, apply, rebuild
+from ringpit.testing.flow import flow, frames
+from ringpit.testing.outputs import SMALL, OutputRing
+
+ROOM = 1 << 14
+
+
+def told(seed, count=120, events=3):
+    """A ring that holds everything that some order flow caused, and its reports."""
+    ring = OutputRing(slots=ROOM)
+    return ring, ring.tell(frames(flow(count, seed=seed, events=events, accounts=7), 5))
+
+
+def depth_of(mirror, event):
+    """Rows (price, lots) of a mirror's book, bids and asks, best first, found without the bitmap."""
+    book = mirrors.book_of(mirror, event)
+    record = mirror.books[book]
+    span = mirror.quantity[record["first"] : record["first"] + record["high"] - record["low"] + 1]
+    rows = [(int(record["low"]) + slot, int(lots)) for slot, lots in enumerate(span) if lots]
+    return [[p, q] for p, q in rows[::-1] if q > 0], [[p, -q] for p, q in rows if q < 0]
+
+
+def best_of(mirror, event):
+    """Best bid and ask that a mirror keeps, in ticks, None if none."""
+    record = mirror.books[mirrors.book_of(mirror, event)]
+    return tuple(
+        None if record[name] == NIL else int(record[name] - record["first"] + record["low"])
+        for name in ("best_bid", "best_ask")
+    )
+
+
+def image(mirror):
+    """All that a mirror says, as bytes, but for what is dirty."""
+    return [array.tobytes() for name, array in mirror._asdict().items() if name != "dirty"]
+
+
+@given(seed=st.integers(0, 1 << 30), cut=st.floats(0, 1))
+@settings(max_examples=40)
+def test_mirror_is_the_book(seed, cut):
+    """After any part of a ring and then the rest, depth, best prices and state are the exchange's (F1, F2)."""
+    ring, reports = told(seed)
+    mirror = allocate_mirror(SMALL)
+    start = int(ring.tail.cells[0]) - len(reports)
+    middle = start + int(cut * len(reports))
+    assert middle == apply(mirror, ring.slots, start, middle)
+    assert middle + len(reports) - (middle - start) == apply(mirror, ring.slots, middle, start + len(reports))
+    for event in ring.exchange.events():
+        expected = [side.tolist() for side in ring.exchange.depth(event, 200)]
+        assert expected == list(depth_of(mirror, event))
+        assert ring.exchange.best(event) == best_of(mirror, event)
+
+
+@given(seed=st.integers(0, 1 << 30), cut=st.floats(0, 1))
+@settings(max_examples=25)
+def test_applying_again_changes_nothing(seed, cut):
+    """A part of the ring that was applied already leaves the mirror as it is (F3)."""
+    ring, reports = told(seed)
+    mirror = allocate_mirror(SMALL)
+    start = int(ring.tail.cells[0]) - len(reports)
+    apply(mirror, ring.slots, start, start + len(reports))
+    before = image(mirror)
+    assert start + int(cut * len(reports)) == apply(mirror, ring.slots, start, start + int(cut * len(reports)))
+    assert before == image(mirror)
+
+
+def test_settled_levels_may_be_anothers():
+    """Reading a settlement again does not touch the book that got the settled one's levels."""
+    ring = OutputRing(slots=ROOM)
+    exchange = ring.exchange
+    parts = [exchange.create_event(1), exchange.order(1, order=1, account=1, side="buy", quantity=5, price=50)]
+    parts += [exchange.settle(1), exchange.create_event(2)]
+    parts += [exchange.order(2, order=1, account=1, side="buy", quantity=7, price=50)]
+    reports = np.concatenate(parts)
+    ring.publish(reports)
+    start, end = int(ring.tail.cells[0]) - len(reports), int(ring.tail.cells[0])
+    mirror = allocate_mirror(SMALL)
+    apply(mirror, ring.slots, start, end)
+    first, second = (mirror.books[mirrors.book_of(mirror, event)] for event in (1, 2))
+    assert first["first"] == second["first"]
+    apply(mirror, ring.slots, start, end)
+    assert ([[50, 7]], []) == depth_of(mirror, 2)
+    assert (EventState.SETTLED, EventState.OPEN) == (first["state"], second["state"])
+    rebuild(mirror)
+    assert (None, None) == best_of(mirror, 1)
+    assert (50, None) == best_of(mirror, 2)
+
+
+def test_emptied_side_leaves_the_other():
+    """A level that changes sides within a command is told twice; the empty side does not clear the other."""
+    ring = OutputRing(slots=ROOM)
+    exchange = ring.exchange
+    parts = [exchange.create_event(1), exchange.order(1, order=1, account=1, side="sell", quantity=5, price=50)]
+    parts += [exchange.order(1, order=2, account=2, side="buy", quantity=8, price=50)]
+    levels = [tuple(r)[1] for r in parts[-1] if r["kind"] == ReportKind.LEVEL]
+    assert [Side.SELL, Side.BUY] == levels
+    reports = np.concatenate(parts)
+    reports[-2:] = reports[-2:][::-1].copy()  # even if the rest was told before the sweep
+    reports[-2:]["index"] = reports[-2:]["index"][::-1].copy()
+    ring.publish(reports)
+    mirror = allocate_mirror(SMALL)
+    end = int(ring.tail.cells[0])
+    assert end == apply(mirror, ring.slots, end - len(reports), end)
+    assert ([[50, 3]], []) == depth_of(mirror, 1)
+    assert (50, None) == best_of(mirror, 1)
+
+
+def test_trade_and_time():
+    """A book remembers its newest trade, and the seq and engine time of its newest change."""
+    ring, reports = told(seed=3, count=200)
+    mirror = allocate_mirror(SMALL)
+    end = int(ring.tail.cells[0])
+    apply(mirror, ring.slots, end - len(reports), end)
+    for event in ring.exchange.events():
+        record = mirror.books[mirrors.book_of(mirror, event)]
+        trades = reports[(reports["event"] == event) & (reports["kind"] == ReportKind.FILL_TAKER)]
+        assert (trades[-1]["price"], trades[-1]["quantity"]) == (record["last_price"], record["last_quantity"])
+        changes = [ReportKind.LEVEL, ReportKind.FILL_TAKER, ReportKind.BOOK_RESET, ReportKind.EVENT_SETTLED]
+        newest = reports[(reports["event"] == event) & np.isin(reports["kind"], changes)][-1]
+        assert newest["seq"] == record["seq"]
+        frame = reports[(reports["kind"] == ReportKind.FRAME) & (reports["seq"] <= newest["seq"])][-1]
+        assert frame["price"] == record["updated_ns"]
+
+
+def test_rebuild_repairs_everything_derived():
+    """A successor makes bitmap, index and best prices anew from quantities and books."""
+    ring, reports = told(seed=11)
+    mirror = allocate_mirror(SMALL)
+    end = int(ring.tail.cells[0])
+    apply(mirror, ring.slots, end - len(reports), end)
+    expected = {event: (depth_of(mirror, event), best_of(mirror, event)) for event in ring.exchange.events()}
+    mirror.bitmap[:] = -1
+    mirror.event_index[:] = -1
+    mirror.books["best_bid"][: len(expected)] = 5
+    mirror.dirty[:] = 0
+    rebuild(mirror)
+    assert expected == {event: (depth_of(mirror, event), best_of(mirror, event)) for event in expected}
+    assert [3] * len(expected) == mirror.dirty[: mirror.cells[MirrorCell.BOOKS]].tolist()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("account", SMALL.events), ("account", -1), ("price", 100), ("price", 0)]
+)
+def test_level_out_of_bounds_is_found(field, value):
+    """A report that names a book or level outside the mirror stops the reading at its position."""
+    ring = OutputRing(slots=ROOM)
+    reports = np.concatenate(
+        [
+            ring.exchange.create_event(1),
+            ring.exchange.order(1, order=1, account=1, side="buy", quantity=5, price=50),
+        ]
+    )
+    reports[-1][field] = value
+    ring.publish(reports)
+    end = int(ring.tail.cells[0])
+    assert end - 1 == apply(allocate_mirror(SMALL), ring.slots, end - len(reports), end)
+
+
+@pytest.mark.parametrize(("field", "value"), [("leaves", -1), ("leaves", SMALL.levels - 5), ("quantity", 0)])
+def test_book_out_of_bounds_is_found(field, value):
+    """A book whose levels do not lie in the mirror stops the reading."""
+    ring = OutputRing(slots=ROOM)
+    reports = ring.exchange.create_event(1)
+    assert ReportKind.BOOK_RESET == reports[-1]["kind"]
+    reports[-1][field] = value
+    ring.publish(reports)
+    end = int(ring.tail.cells[0])
+    assert end - 1 == apply(allocate_mirror(SMALL), ring.slots, end - len(reports), end)
+
+
+def test_levels_of_an_unknown_book_wait_for_its_image():
+    """Levels told before the book's reset are passed over; the image that follows says them again."""
+    level = np.zeros(1, REPORT)
+    level["kind"], level["seq"], level["account"], level["price"], level["quantity"] = (
+        ReportKind.LEVEL,
+        9,
+        0,
+        50,
+        3,
+    )
+    reset = np.zeros(1, REPORT)
+    reset["kind"], reset["seq"], reset["index"], reset["event"] = ReportKind.BOOK_RESET, 9, 1, 77
+    reset["price"], reset["quantity"], reset["order"] = 1, 99, 32 + 2
+    again = level.copy()
+    again["index"] = 2
+    slots = np.concatenate([level, reset, again, np.zeros(1, REPORT)])
+    mirror = allocate_mirror(SMALL)
+    assert 1 == apply(mirror, slots, 0, 1)
+    assert 0 == mirror.quantity.sum()
+    assert 3 == apply(mirror, slots, 1, 3)
+    assert ([[50, 3]], []) == depth_of(mirror, 77)
+    assert (1, 2) == (mirror.books[0]["tick_units"], mirror.books[0]["decimals"])
+
+
+def test_time_of_a_head_survives_between_two_stores():
+    """Whichever of the last two heads a successor finds, it finds that head's engine time; else 0."""
+    mirror = allocate_mirror(SMALL)
+    for position in (10, 20, 30):
+        mirrors.remember_frame_ns(mirror, position, position * 1_000)
+    assert [0, 20_000, 30_000] == [mirrors.frame_ns_at(mirror, position) for position in (10, 20, 30)]
