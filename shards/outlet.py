@@ -26,7 +26,7 @@ messages; that is the broker's time, 30 to 50 microseconds each.
 import errno
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partialmethod
 from typing import Any, Final
 
@@ -41,6 +41,7 @@ TOPICS: Final = (
     ("prices", "price", 1),
     ("books", "book", 1),
 )
+EXCHANGES: Final = {topic: f"ringpit.{topic}" for topic, _, _ in TOPICS}
 CONTENT_TYPE_FLAG: Final = 1 << 15
 DELIVERY_MODE_FLAG: Final = 1 << 12
 MESSAGE_ID_FLAG: Final = 1 << 7
@@ -60,7 +61,7 @@ class RabbitSink:
 
     Args:
         window: Messages that may be unconfirmed.
-        prefix: First part of the exchanges' names.
+        exchanges: Name of the exchange of each topic.
         say: Gets one line for each change of the connection's state.
 
     Raises SinkFailed (from `poll`) if the broker answers and says no.
@@ -73,12 +74,15 @@ class RabbitSink:
         endpoint: Endpoint,
         *,
         window: int = 2_000,
-        prefix: str = "ringpit",
+        exchanges: Mapping[str, str] = EXCHANGES,
         name: str = "publisher",
         say: Callable[[str], None] = print,
     ) -> None:
         """Nothing is connected before the first `poll`."""
-        self._exchanges = {topic: f"{prefix}.{topic}" for topic, _, _ in TOPICS}
+        self._exchanges = dict(exchanges)
+        missing = [topic for topic in EXCHANGES if topic not in self._exchanges]
+        if missing:
+            raise ValueError(f"{name}: every topic needs an exchange; {', '.join(missing)} has none")
         self._outbox = Outbox(name, endpoint, self._declare, say, window=window)
         self._barriers: deque[tuple[int, Token]] = deque()  # number of the last message before it
         self._newest: Token | None = None
