@@ -142,6 +142,7 @@ class SegmentLog:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
+        self._failure = self._failure or LogFailed(f"the log in {self.folder} is closed; open it again")
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

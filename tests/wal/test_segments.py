@@ -261,6 +261,18 @@ def test_first_batch_must_be_a_claim(make, tmp_path):
     log.close()
 
 
+def test_closing_writes_what_is_queued(make, tmp_path):
+    """close() makes everything appended durable first; a closed log takes nothing more."""
+    log = SegmentLog(tmp_path, make.shard)
+    batches = [make.claim(1), *(make.batch(make.frames(1), first_seq=seq) for seq in range(1, 40))]
+    for batch in batches:
+        log.append(batch)
+    log.close()
+    with pytest.raises(LogFailed, match=r"is closed; open it again"):
+        log.append(batches[1])
+    assert (batches, 0) == open_and_read(tmp_path)
+
+
 def test_failed_sync_is_for_good(make, tmp_path, monkeypatch):
     """A disk error in a sync stops the log: what it holds is for recovery to find out."""
     log = SegmentLog(tmp_path, make.shard)
