@@ -217,7 +217,7 @@ class Producer(_End):
     @property
     def position(self) -> int:
         """Position that the next record gets."""
-        return tail_of(load_cell(self._ends[0], self._ends[1]))
+        return int(tail_of(load_cell(self._ends[0], self._ends[1])))
 
     def start_at(self, position: int) -> None:
         """Begin the ring at a position, before anything is written."""
@@ -237,7 +237,7 @@ class Producer(_End):
         count = self._checked(records)
         if count > self.slots.shape[0]:
             raise ValueError(f"records must be at most the ring's {self.slots.shape[0]} slots, were {count}")
-        return count == push_batch(*self._ends, self.slots, records, count)
+        return bool(count == push_batch(*self._ends, self.slots, records, count))
 
     def write_some(self, records: np.ndarray) -> int:
         """Write as many as fit, in order, and return how many. ValueError: another dtype."""
@@ -249,7 +249,7 @@ class Producer(_End):
             raise ValueError(
                 f"records must be one-dimensional of {self.slots.dtype}, were {records.ndim}-d {records.dtype}"
             )
-        return records.shape[0]
+        return int(records.shape[0])
 
 
 class Consumer(_End):

@@ -258,7 +258,7 @@ class Segment:
 
     def load(self, word: str) -> int:
         """Value of a word, acquired. About 1 microsecond: for edges, not for loops."""
-        return load_cell(self.cells, self.layout.index(word))
+        return int(load_cell(self.cells, self.layout.index(word)))
 
     def store(self, word: str, value: int) -> None:
         """Release a value into a word of a segment that this process owns."""
