@@ -7,7 +7,6 @@ import pytest
 
 from ringpit.ipc import segment
 
-
 _numbers = itertools.count()
 
 
