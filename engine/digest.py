@@ -11,6 +11,7 @@ taken between batches, never inside one.
 import hashlib
 
 import numpy as np
+
 from ringpit.engine.book import best_against, next_level, price_of
 from ringpit.engine.codes import EventState, Side
 from ringpit.engine.kernels import kernel

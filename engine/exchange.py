@@ -18,6 +18,7 @@ itself tens of nanoseconds.
 from typing import Final
 
 import numpy as np
+
 from ringpit.engine import digest as digests
 from ringpit.engine.book import find_book, find_order
 from ringpit.engine.codes import CommandKind, EventState, Flag, OrderType, Side, TimeInForce

@@ -19,6 +19,7 @@ Invariants, checked by `validate.check_index`:
 from typing import Final
 
 import numpy as np
+
 from ringpit.engine.kernels import leaf
 
 GAP: Final = -1

@@ -20,6 +20,7 @@ tables.py, ladder.py, index.py and window.py.
 from typing import Final
 
 import numpy as np
+
 from ringpit.engine import index
 from ringpit.engine.book import (
     best_against,
@@ -400,6 +401,25 @@ def match(t, reports):
 
 
 @leaf
+def tell_level(t, reports, book, level, side, quantity):
+    """LEVEL: what rests at a level in all."""
+    emit(
+        t,
+        reports,
+        ReportKind.LEVEL,
+        side,
+        Reason.NONE,
+        0,
+        t.books[book]["event"],
+        0,
+        book,
+        price_of(t, book, level),
+        quantity,
+        0,
+    )
+
+
+@leaf
 def tell_levels(t, reports):
     """One LEVEL for each level that the command changed, with its total now (M2)."""
     if t.cells[Cell.MARKET_DATA] == 0:
@@ -414,20 +434,7 @@ def tell_levels(t, reports):
         quantity = t.levels[level]["quantity"]
         if quantity != 0 and side_of(t, book, level) != side:
             quantity = 0  # the other side has taken the level over since
-        emit(
-            t,
-            reports,
-            ReportKind.LEVEL,
-            side,
-            Reason.NONE,
-            0,
-            t.books[book]["event"],
-            0,
-            book,
-            price_of(t, book, level),
-            quantity,
-            0,
-        )
+        tell_level(t, reports, book, level, side, quantity)
         t.cells[Cell.TOLD] += 1
     return DONE
 

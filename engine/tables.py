@@ -24,6 +24,7 @@ from enum import IntEnum, auto
 from typing import Final, NamedTuple
 
 import numpy as np
+
 from ringpit.engine import index, ladder
 from ringpit.engine.ladder import NIL
 from ringpit.engine.limits import LADDER_LEVELS_MAX, Limits

@@ -7,6 +7,7 @@ Tests call `validate` after every step; nothing else does. It is plain Python an
 from collections import Counter
 
 import numpy as np
+
 from ringpit.engine import index
 from ringpit.engine.codes import EventState
 from ringpit.engine.ladder import NIL

@@ -23,8 +23,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 from msgspec.structs import replace
+
 from ringpit.engine.limits import FRAME_SLOTS_MAX, power_of_two
 from ringpit.shards.sections import Config, Kafka, Secret, SecretUrl, Section
+from ringpit.wal.writer import BATCH_BYTES_LEAST
 
 __all__ = ["Config", "ConfigError", "Secret", "check", "check_cores", "explain", "load", "warnings"]
 
@@ -35,7 +37,7 @@ ENVIRONMENT_SHORTCUTS: Final = {  # the long form wins
     "RINGPIT_KAFKA_BOOTSTRAP": "kafka.bootstrap",
 }
 RING_SLOTS_MIN: Final = 1 << (2 * FRAME_SLOTS_MAX - 1).bit_length()  # a frame is written while another is read
-KAFKA_BATCH_BYTES: Final = (64 << 10, 512 << 10)
+KAFKA_BATCH_BYTES: Final = (BATCH_BYTES_LEAST, 512 << 10)  # a whole frame; below the broker's limit of 1 MB
 CORE_LISTS: Final = {"routers": "routers", "workers": "shards", "journals": "shards"}  # key of cpu, of exchange
 STARS: Final = repr(Secret("hidden"))
 SECRET_KEYS: Final = {"rabbitmq.password": Secret, "rabbitmq.url": SecretUrl}

@@ -16,7 +16,9 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 from msgspec.structs import force_setattr
+
 from ringpit.engine.limits import Limits
+from ringpit.wal.writer import BATCH_BYTES_LEAST
 
 SECRET_SETTING: Final = re.compile(r"password|secret|token|jaas|\.pem$|credential", re.IGNORECASE)
 
@@ -157,9 +159,9 @@ class Log(Section, frozen=True):
         Literal["segments", "kafka", "memory"], Meta(description="files, a topic, or nothing that lasts")
     ] = "segments"
     folder: Annotated[str, Meta(description="of the segment files; empty: log in the data folder")] = ""
-    batch_bytes: Annotated[int, Meta(ge=4_096, le=1 << 24, description="a batch is closed at this size")] = (
-        1 << 18
-    )
+    batch_bytes: Annotated[
+        int, Meta(ge=BATCH_BYTES_LEAST, le=1 << 24, description="a batch is closed at this size")
+    ] = 1 << 19
     fsync: Annotated[bool, Meta(description="wait for the disk, not for its cache")] = True
 
 

@@ -1,0 +1,25 @@
+"""
+Exit codes of Ringpit's processes, after <sysexits.h> where that has one.
+
+The supervisor reads them: a configuration, a foreign log or a refusing broker does not get better by trying
+again, so such a code ends the whole exchange; everything else is started again with back-off.
+"""
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Why a process ended."""
+
+    STOPPED = 0  # asked to
+    CONFIG = 2  # the configuration or the command line is wrong
+    REFUSED = 65  # data that may not be used: damaged log, other version, shared memory of somebody else
+    UNAVAILABLE = 69  # a broker is away
+    BROKEN = 70  # our own thinking is wrong
+    LOG_FAILED = 74  # the log failed in the middle: recover
+    SUPERVISOR_GONE = 75  # orphaned
+
+    @property
+    def final(self) -> bool:
+        """True if starting the process again cannot help."""
+        return self in (Exit.CONFIG, Exit.REFUSED)

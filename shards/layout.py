@@ -1,0 +1,188 @@
+"""
+What lies in each shared-memory segment, and which process writes it.
+
+One segment belongs to one incarnation of one process and holds every word that this process writes; the
+others only read it. So a process that was replaced, and wakes, can scribble on nothing that counts.
+
+    board        supervisor    who lives: the incarnation of each process, and whether it shall stop
+    router.R     router R      one input ring a shard, and the handshake with the shard's worker
+    worker.S     worker S      journal ring, output ring, heads of the input rings, what is durable
+    publisher.P  publisher P   heads of the output rings, what is confirmed, the depth mirror
+    ingress.R    the feeder    deliveries for router R (embedded mode)
+
+Ring positions are `incarnation << POSITION_BITS | index`, so a position of an earlier life is smaller than any
+of a later one and nothing has to be reset.
+"""
+
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+
+from ringpit.engine.limits import Limits
+from ringpit.engine.records import COMMAND, LAYOUT_VERSION, REPORT, dtype_of
+from ringpit.ipc.histogram import BUCKETS
+from ringpit.ipc.segment import Region, SegmentLayout
+from ringpit.shards.config import Config
+from ringpit.shards.ingress import INGRESS
+from ringpit.shards.mirror import mirror_regions
+
+POSITION_BITS: Final = 40
+CELL: Final = np.dtype("<i8")
+
+EVENT: Final = dtype_of(
+    (
+        ("event", "<i8", "the event's id"),
+        ("low", "<i8", "lowest price, ticks"),
+        ("high", "<i8", "highest price, ticks"),
+        ("payout", "<i8", "payout of one lot, ticks"),
+        ("tick_units", "<i8", "one tick in units of 10**-decimals"),
+        ("decimals", "<i8", "decimals of a unit"),
+    )
+)
+
+
+class State(IntEnum):
+    """Where a process stands in its life; a word of its segment."""
+
+    STARTING = 0
+    RECOVERING = 1
+    RUNNING = 2
+    DRAINED = 3
+
+
+class Role(IntEnum):
+    """The kinds of process, in the order in which they stop: whoever feeds others goes first."""
+
+    ROUTER = 0
+    WORKER = 1
+    PUBLISHER = 2
+
+    @property
+    def label(self) -> str:
+        """The name as it appears in segment names, messages and process titles."""
+        return self.name.lower()
+
+
+def first_position(incarnation: int) -> int:
+    """Where the rings of an incarnation begin."""
+    return incarnation << POSITION_BITS
+
+
+def prefix(config: Config) -> str:
+    """What the names of all segments of an exchange begin with."""
+    return f"ringpit.{config.exchange.name}."
+
+
+def segment_name(config: Config, label: str, index: int, incarnation: int) -> str:
+    """Name of one process's segment."""
+    return f"{prefix(config)}{label}.{index}.{incarnation}"
+
+
+def board_layout(config: Config) -> SegmentLayout:
+    """Incarnation and stop request of every process."""
+    return SegmentLayout(
+        "board",
+        tuple(
+            f"{role.label}.{index}.{word}"
+            for role, count in counts(config).items()
+            for index in range(count)
+            for word in ("incarnation", "stop")
+        ),
+        version=LAYOUT_VERSION,
+    )
+
+
+def counts(config: Config) -> dict[Role, int]:
+    """How many processes of each role a configuration asks for."""
+    return {
+        Role.ROUTER: config.exchange.routers,
+        Role.WORKER: config.exchange.shards,
+        Role.PUBLISHER: 1,
+    }
+
+
+def router_layout(config: Config) -> SegmentLayout:
+    """A router's words and its input rings."""
+    shards = range(config.exchange.shards)
+    words = [
+        "heartbeat",
+        "state",
+        "deliveries",
+        "commands",
+        "malformed",
+        "acknowledged",
+        "ingress_head",
+        "cpu_ns",
+    ]
+    for shard in shards:
+        words += [f"input_tail.{shard}", f"input_base.{shard}", f"input_peer.{shard}"]
+    return SegmentLayout(
+        "router",
+        tuple(words),
+        tuple(Region(f"input.{shard}", COMMAND, config.rings.input_slots) for shard in shards),
+        LAYOUT_VERSION,
+    )
+
+
+def worker_layout(config: Config) -> SegmentLayout:
+    """A worker's words, its journal and output rings, its events and its histograms."""
+    words = [
+        "heartbeat",
+        "journal_heartbeat",
+        "state",
+        "epoch",
+        "matched_seq",
+        "durable_seq",
+        "journal_tail",
+        "journal_head",
+        "output_tail",
+        "events_count",
+        "orders_resting",
+        "log_bytes",
+        "recovered_seq",
+        "cpu_ns",
+        "journal_cpu_ns",
+    ]
+    for router in range(config.exchange.routers):
+        words += [f"input_head.{router}", f"durable_position.{router}"]
+    return SegmentLayout(
+        "worker",
+        tuple(words),
+        (
+            Region("journal", COMMAND, config.rings.journal_slots),
+            Region("output", REPORT, config.rings.output_slots),
+            Region("events", EVENT, config.limits.events),
+            Region("wait_ns", CELL, BUCKETS),
+            Region("match_ns", CELL, BUCKETS),
+            Region("durable_ns", CELL, BUCKETS),
+        ),
+        LAYOUT_VERSION,
+    )
+
+
+def publisher_layout(config: Config) -> SegmentLayout:
+    """The publisher's words, and for each shard its depth mirror."""
+    words = ["heartbeat", "state", "reports", "bytes", "cpu_ns"]
+    regions = []
+    for shard in range(config.exchange.shards):
+        words += [f"output_head.{shard}", f"confirmed_seq.{shard}"]
+        regions += [
+            Region(f"{name}.{shard}", dtype, count)
+            for name, dtype, count in mirror_regions(config.limits.limits())
+        ]
+    return SegmentLayout(
+        "publisher", tuple(words), (*regions, Region("whole_ns", CELL, BUCKETS)), LAYOUT_VERSION
+    )
+
+
+def ingress_layout(config: Config) -> SegmentLayout:
+    """A feeder's tail and slots."""
+    return SegmentLayout(
+        "ingress", ("tail",), (Region("slots", INGRESS, config.rings.ingress_slots),), LAYOUT_VERSION
+    )
+
+
+def pool_limits(config: Config) -> Limits:
+    """The engine's limits, by which mirrors are sized too."""
+    return config.limits.limits()

@@ -1,0 +1,320 @@
+"""
+Process entry points: what the supervisor starts, one function a role.
+
+Here, and only here, a process attaches shared memory, opens logs and connections, pins itself, and turns
+errors into exit codes. The state machines (Router, Worker, Publisher) are given everything they need.
+
+Signals belong to the supervisor: an interrupt from the terminal reaches every process of the group, and the
+children ignore it, so that the stop goes through the board in order. A child dies with its parent.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from ringpit.engine.kernels import kernel  # noqa: F401 - chooses numba's cache before any kernel is defined
+from ringpit.ipc.idle import Idle
+from ringpit.ipc.segment import Segment, SegmentError
+from ringpit.shards.amqp import BrokerRefused, Endpoint
+from ringpit.shards.config import Config
+from ringpit.shards.directory import Directory
+from ringpit.shards.exits import Exit
+from ringpit.shards.ingress import Cell, IngressIntake
+from ringpit.shards.intake import Intake, RabbitIntake
+from ringpit.shards.layout import Role, State, first_position, ingress_layout, segment_name
+from ringpit.shards.mirror import Mirror, mirror_regions
+from ringpit.shards.outlet import RabbitSink
+from ringpit.shards.output import ShardViews, Word
+from ringpit.shards.peers import LAYOUTS, Peers
+from ringpit.shards.publisher import Count, Publisher, Settings
+from ringpit.shards.router import Router
+from ringpit.shards.sinks import FileSink, NoSink, Sink, SinkFailed, StreamSink
+from ringpit.shards.worker import Worker, WorkerFrozen
+from ringpit.wal.errors import (
+    BatchDamaged,
+    ChecksumMismatch,
+    LogError,
+    LogGap,
+    LogUnavailable,
+    LogVersionMismatch,
+)
+from ringpit.wal.kafka import KafkaLog, KafkaSettings
+from ringpit.wal.log import Log
+from ringpit.wal.memory import MemoryLog
+from ringpit.wal.segments import SegmentLog
+
+PR_SET_PDEATHSIG: Final = 1
+PR_SET_NAME: Final = 15
+POLL_SECONDS: Final = 0.001
+REFUSALS: Final = (BatchDamaged, ChecksumMismatch, LogGap, LogVersionMismatch, SegmentError, BrokerRefused)
+
+
+def say_as(name: str) -> Callable[[str], None]:
+    """A function that prints one line for one fact, with the process's name before it."""
+
+    def say(text: str) -> None:
+        print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+    return say
+
+
+def enter(config: Config, role: Role, index: int) -> None:
+    """Make this a child of the supervisor: dies with it, leaves signals to it, runs where it shall."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(PR_SET_NAME, f"{role.label}-{index}".encode(), 0, 0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.setswitchinterval(0.0002)
+    cores = config.cpu.cores("publisher" if role is Role.PUBLISHER else f"{role.label}s", index)
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+def run_role(config: Config, role: Role, index: int, incarnation: int) -> None:
+    """Entry point of every child: run one role, and exit with the code that says why it ended."""
+    name = f"{role.label}-{index}"
+    say = say_as(name)
+    code = Exit.STOPPED
+    try:
+        enter(config, role, index)
+        MAINS[role](config, index, incarnation, say)
+    except REFUSALS as error:
+        say(str(error))
+        code = Exit.REFUSED
+    except (LogUnavailable, ConnectionError) as error:
+        say(str(error))
+        code = Exit.UNAVAILABLE
+    except (LogError, SinkFailed, WorkerFrozen) as error:
+        say(str(error))
+        code = Exit.LOG_FAILED
+    except ValueError as error:
+        say(str(error))
+        code = Exit.CONFIG
+    except BaseException:  # noqa: BLE001 - the supervisor starts it again, and the reason is on the terminal
+        traceback.print_exc()
+        code = Exit.BROKEN
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # no destructor may wait for a broker
+
+
+def own_segment(config: Config, role: Role, index: int, incarnation: int) -> Segment:
+    """The segment that the supervisor made for this incarnation."""
+    return Segment.attach(segment_name(config, role.label, index, incarnation), LAYOUTS[role](config))
+
+
+def open_log(config: Config, shard: int) -> Log:
+    """The shard's log, as the configuration says. Raises LogUnavailable, or ValueError."""
+    if config.log.kind == "segments":
+        return SegmentLog(config.log_folder(), shard, fsync=config.log.fsync)
+    if config.log.kind == "memory":
+        return MemoryLog()
+    return KafkaLog(kafka_settings(config), shard)
+
+
+def kafka_settings(config: Config) -> KafkaSettings:
+    """The log's own form of [kafka]."""
+    return KafkaSettings(
+        bootstrap_servers=config.kafka.bootstrap,
+        topic=config.kafka.topic,
+        shards=config.exchange.shards,
+        replication_factor=config.kafka.replication,
+        flush_messages=config.kafka.flush_messages or None,
+        connect_timeout_seconds=config.kafka.connect_seconds,
+        settings=config.kafka.settings,
+    )
+
+
+def endpoint_of(config: Config) -> Endpoint:
+    """How to reach RabbitMQ."""
+    rabbitmq = config.rabbitmq
+    return Endpoint(
+        url=str(rabbitmq.url),
+        username=rabbitmq.username,
+        password=str(rabbitmq.password),
+        ca_file=rabbitmq.ca_file,
+        certificate_file=rabbitmq.cert_file,
+        key_file=rabbitmq.key_file,
+        heartbeat_seconds=rabbitmq.heartbeat_seconds,
+    )
+
+
+def queue_of(config: Config, router: int) -> str:
+    """The order queue of a router: the configured name for the first, with the router's number for others."""
+    return config.rabbitmq.queue if router == 0 else f"{config.rabbitmq.queue}.{router}"
+
+
+def open_intake(config: Config, router: int, segment: Segment, say: Callable[[str], None]) -> Intake:
+    """Where a router's deliveries come from."""
+    if config.intake.source == "rabbitmq":
+        return RabbitIntake(
+            endpoint_of(config),
+            queue=queue_of(config, router),
+            prefetch=config.rabbitmq.prefetch,
+            dead_letter_exchange=config.rabbitmq.dead_letter_exchange,
+            dead_letter_queue=config.rabbitmq.dead_letter_exchange,
+            say=say,
+        )
+    ingress = Segment.attach(segment_name(config, "ingress", router, 0), ingress_layout(config))
+    return IngressIntake(
+        ingress.region("slots"),
+        Cell(ingress.cells, ingress.layout.index("tail")),
+        Cell(segment.cells, segment.layout.index("ingress_head")),
+        output_folder(config) / "dead.ndjson",
+    )
+
+
+def output_folder(config: Config) -> Path:
+    """Folder of NDJSON files; made if it is missing."""
+    folder = config.data_folder() / "out"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def open_sink(config: Config, say: Callable[[str], None]) -> Sink:
+    """Where reports and market data go."""
+    if config.output.sink == "files":
+        return FileSink(output_folder(config))
+    if config.output.sink == "stdout":
+        return StreamSink(sys.stdout.fileno(), "standard output")
+    if config.output.sink == "none":
+        return NoSink()
+    rabbitmq = config.rabbitmq
+    return RabbitSink(
+        endpoint_of(config),
+        window=rabbitmq.publish_window,
+        exchanges={
+            "reports": rabbitmq.reports_exchange,
+            "trades": rabbitmq.trades_exchange,
+            "prices": rabbitmq.prices_exchange,
+            "books": rabbitmq.books_exchange,
+        },
+        say=say,
+    )
+
+
+def run_router(config: Config, index: int, incarnation: int, say: Callable[[str], None]) -> None:
+    """Route until told to stop, then wait for what is pending."""
+    peers = Peers(config)
+    segment = own_segment(config, Role.ROUTER, index, incarnation)
+    intake = open_intake(config, index, segment, say)
+    shards = config.exchange.shards
+    placement = dict(config.placement.events)
+    directory = Directory(shards, config.limits.events * shards, placement)
+    router = Router(index, segment, first_position(incarnation), intake, directory, shards, say)
+    seen = [0] * shards
+    deadline = 0.0
+    segment.store("state", State.RUNNING)
+    turns = 0
+    while True:
+        for shard in range(shards):
+            current = peers.incarnation(Role.WORKER, shard)
+            if current != seen[shard]:
+                router.lose(shard)
+                router.attach(shard, peers.attach(Role.WORKER, shard))
+                seen[shard] = current
+        router.step(POLL_SECONDS)
+        turns += 1
+        if turns & 63 == 0:
+            segment.store("cpu_ns", time.process_time_ns())
+        if peers.stop_wanted(Role.ROUTER, index):
+            if not deadline:
+                deadline = time.monotonic() + config.exchange.stop_seconds
+                router.drain()
+            if router.idle or time.monotonic() > deadline:
+                break
+    segment.store("cpu_ns", time.process_time_ns())
+    segment.store("state", State.DRAINED)
+    router.close()
+
+
+def run_worker(config: Config, index: int, incarnation: int, say: Callable[[str], None]) -> None:
+    """Recover a shard and serve it until told to stop."""
+    segment = own_segment(config, Role.WORKER, index, incarnation)
+    Worker(config, index, segment, Peers(config), lambda: open_log(config, index), say).run()
+
+
+def mirror_of(config: Config, segment: Segment, shard: int) -> Mirror:
+    """A shard's depth mirror in the publisher's segment."""
+    names = (name for name, _, _ in mirror_regions(config.limits.limits()))
+    return Mirror(*(segment.region(f"{name}.{shard}") for name in names))
+
+
+def views_of(config: Config, shard: int, own: Segment, worker: Segment) -> ShardViews:
+    """What the publisher reads and writes of one shard."""
+
+    def word(segment: Segment, name: str) -> Word:
+        return Word(segment.cells, segment.layout.index(name))
+
+    return ShardViews(
+        slots=worker.region("output"),
+        incarnation=worker.incarnation,
+        tail=word(worker, "output_tail"),
+        durable_seq=word(worker, "durable_seq"),
+        matched_seq=word(worker, "matched_seq"),
+        head=word(own, f"output_head.{shard}"),
+        confirmed_seq=word(own, f"confirmed_seq.{shard}"),
+        mirror=mirror_of(config, own, shard),
+    )
+
+
+def run_publisher(config: Config, index: int, incarnation: int, say: Callable[[str], None]) -> None:
+    """Publish until told to stop, then what is left."""
+    peers = Peers(config)
+    segment = own_segment(config, Role.PUBLISHER, index, incarnation)
+    output = config.output
+    sink = open_sink(config, say)
+    publisher = Publisher(
+        sink,
+        Settings(
+            generation=config.exchange.generation,
+            release=output.release,
+            encoding=output.encoding,
+            books_interval_ms=output.books_interval_ms,
+            depth=output.depth,
+        ),
+        latency=segment.region("whole_ns"),
+    )
+    idle = Idle("sleep" if config.wait.mode == "sleep" else config.wait.mode)
+    seen = [0] * config.exchange.shards
+    deadline = 0.0
+    segment.store("state", State.RUNNING)
+    turns = 0
+    while True:
+        for shard in range(config.exchange.shards):
+            current = peers.incarnation(Role.WORKER, shard)
+            if current != seen[shard]:
+                worker = peers.attach(Role.WORKER, shard)
+                if worker.load("output_tail") >= first_position(worker.incarnation):  # it has set its words
+                    publisher.attach_shard(shard, views_of(config, shard, segment, worker))
+                    seen[shard] = worker.incarnation
+        worked = publisher.step(time.time_ns())
+        turns += 1
+        segment.store("heartbeat", turns)
+        if turns & 63 == 0 or not worked:
+            segment.store("reports", int(publisher.counters[Count.REPORTS]))
+            segment.store("cpu_ns", time.process_time_ns())
+        if peers.stop_wanted(Role.PUBLISHER, index):
+            deadline = deadline or time.monotonic() + config.exchange.stop_seconds
+            if publisher.drained() or time.monotonic() > deadline:
+                break
+        idle(worked)
+    finished = publisher.finish(max(deadline - time.monotonic(), 1.0))
+    segment.store("reports", int(publisher.counters[Count.REPORTS]))
+    segment.store("cpu_ns", time.process_time_ns())
+    segment.store("state", State.DRAINED)
+    if not finished:
+        say(
+            "not everything was confirmed in time; it goes out again at the next start, with the same identities"
+        )
+    sink.close()
+
+
+MAINS: Final = {Role.ROUTER: run_router, Role.WORKER: run_worker, Role.PUBLISHER: run_publisher}

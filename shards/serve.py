@@ -1,0 +1,237 @@
+"""
+The worker's jitted loop: take frames, journal them, match them, let them go.
+
+    input ring ──copy, stamp──> journal ring ──match in place──> output ring
+         head <──────────────── after matching                     tail
+
+A run of whole frames is taken at once. They are copied into the journal ring with the engine time in
+their markers, and published to the journal thread by one compare-and-swap before the first of them is
+matched: the log never waits for the book. Matching reads the journaled copy, so what is matched is what is logged.
+The reports go straight into the output ring, and become visible in the middle of a long command when
+the ring fills.
+
+The loop waits only for stages further down: for room in the journal ring (journal thread, log) and in the output
+ring (publisher). While it waits or idles it watches the board, and returns to Python when it is told to stop,
+when a neighbour has a new incarnation, or when its patience ends.
+
+Fast here because nothing is allocated, a run costs one exchange with each neighbour, and the GIL is free
+throughout. Slow here: a first report after an idle spell pays for the nap that the waiting policy chose.
+
+Invariants:
+
+    V1  a frame is journaled before its first report is published
+    V2  the input head passes a frame only when it is matched
+    V3  a run in hand is finished before the next is taken, also across returns to Python
+"""
+
+from enum import IntEnum, auto
+from typing import Final, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from ringpit.engine.match import process
+from ringpit.engine.tables import Cell
+from ringpit.ipc.atomics import clock_ns, load_acquire, store_release
+from ringpit.ipc.histogram import record_many
+from ringpit.ipc.idle import idle_step
+from ringpit.ipc.ring import free_room, publish_freezable, published, release
+
+RUN_SLOTS_MAX: Final = 2_048  # slots a run takes beyond its first frame: bounds the work between two heartbeats
+
+
+class At(IntEnum):
+    """Where the words lie that the loop touches: indices into `Wires.at`."""
+
+    HEARTBEAT = 0
+    INPUT_HEAD = auto()
+    JOURNAL_TAIL = auto()
+    JOURNAL_HEAD = auto()
+    OUTPUT_TAIL = auto()
+    MATCHED_SEQ = auto()
+    EVENTS_COUNT = auto()
+    ORDERS_RESTING = auto()
+    INPUT_TAIL = auto()  # in the router's cells
+    OUTPUT_HEAD = auto()  # in the publisher's cells
+    STOP = auto()  # the rest: in the board's cells
+    ROUTER_INCARNATION = auto()
+    PUBLISHER_INCARNATION = auto()
+
+
+class Own(IntEnum):
+    """The loop's own numbers, kept between returns to Python, in `Wires.own`."""
+
+    SEQ = 0  # log position of the record at RUN_AT
+    RUN_AT = auto()  # journal position reached in the run in hand
+    RUN_END = auto()  # behind the run; equal to RUN_AT: none in hand
+    INPUT_END = auto()  # input position behind the run in hand
+    OUT = auto()  # output ring position
+    IDLE = auto()  # polls without work, for the waiting policy
+    MODE = auto()  # waiting policy
+    PATIENCE = auto()  # idle polls after which Python gets a turn
+    TAKEN_NS = auto()  # when the run in hand was taken
+    TAKEN = auto()  # records of it
+
+
+class Turn(IntEnum):
+    """Why the loop came back to Python."""
+
+    IDLE = 0
+    STOP = 1
+    PEERS_CHANGED = 2
+    FROZEN = 3
+
+
+class Wires(NamedTuple):
+    """Everything the loop touches besides the engine's tables."""
+
+    cells: np.ndarray  # int64, the worker's own segment
+    router: np.ndarray  # int64, the router's segment
+    publisher: np.ndarray  # int64, the publisher's segment
+    board: np.ndarray  # int64, the supervisor's segment
+    at: np.ndarray  # int64, see At
+    own: np.ndarray  # int64, see Own
+    attached: np.ndarray  # int64: incarnations of the router and of the publisher behind these wires
+    inputs: np.ndarray  # COMMAND, a power of two
+    input_markers: np.ndarray  # the same as MARKER
+    journal: np.ndarray  # COMMAND, a power of two
+    journal_markers: np.ndarray  # the same as MARKER
+    output: np.ndarray  # REPORT, a power of two
+    events: np.ndarray  # EVENT
+    wait_ns: np.ndarray  # histograms, int64
+    match_ns: np.ndarray
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def run_length(markers, head, tail):
+    """Slots of the whole frames from head on: the first one, and more while they fit a run."""
+    mask = markers.shape[0] - 1
+    end = head
+    while end < tail:
+        frame = 1 + markers[end & mask]["count"]
+        if end > head and end + frame - head > RUN_SLOTS_MAX:
+            break
+        end += frame
+    return end - head
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def journal_run(w, head, count, tail, now_ns):
+    """Copy a run into the journal ring behind `tail` and stamp its markers."""
+    input_mask = w.inputs.shape[0] - 1
+    journal_mask = w.journal.shape[0] - 1
+    i = 0
+    while i < count:
+        frame = 1 + w.input_markers[(head + i) & input_mask]["count"]
+        for j in range(i, i + frame):
+            w.journal[(tail + j) & journal_mask] = w.inputs[(head + j) & input_mask]
+        w.journal_markers[(tail + i) & journal_mask]["engine_ns"] = now_ns
+        waited_ns = now_ns - w.input_markers[(head + i) & input_mask]["ingress_ns"]
+        record_many(w.wait_ns, waited_ns, frame - 1)
+        i += frame
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def take_run(w, last_ns):
+    """Take the frames that wait, if the journal has room. Returns 1 taken, 0 nothing to do, -1 frozen."""
+    head = w.cells[w.at[At.INPUT_HEAD]]  # plain: only this process writes it
+    tail = published(w.router, w.at[At.INPUT_TAIL])
+    if tail <= head:
+        return 0
+    count = run_length(w.input_markers, head, tail)
+    journal_tail = w.own[Own.RUN_END]
+    if free_room(journal_tail, w.cells, w.at[At.JOURNAL_HEAD], w.journal.shape[0]) < count:
+        return 0
+    now_ns = max(clock_ns(), last_ns)
+    journal_run(w, head, count, journal_tail, now_ns)
+    if not publish_freezable(w.cells, w.at[At.JOURNAL_TAIL], journal_tail, journal_tail + count):
+        return -1
+    w.own[Own.RUN_AT] = journal_tail
+    w.own[Own.RUN_END] = journal_tail + count
+    w.own[Own.INPUT_END] = head + count
+    w.own[Own.TAKEN_NS] = now_ns
+    w.own[Own.TAKEN] = count
+    return 1
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def tell_events(t, w):
+    """Show events created since the last look to the routers."""
+    shown = w.cells[w.at[At.EVENTS_COUNT]]  # plain: only this process writes it
+    used = t.cells[Cell.BOOKS_USED]
+    if shown == used:
+        return
+    for book in range(shown, used):
+        w.events[book]["event"] = t.books[book]["event"]
+        w.events[book]["low"] = t.books[book]["low"]
+        w.events[book]["high"] = t.books[book]["high"]
+        w.events[book]["payout"] = t.books[book]["payout"]
+        w.events[book]["tick_units"] = t.books[book]["tick_units"]
+        w.events[book]["decimals"] = t.books[book]["decimals"]
+    store_release(w.cells, w.at[At.EVENTS_COUNT], used)  # pairs with the acquire in Directory.learn
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def match_run(t, w):
+    """
+    Match the run in hand as far as the output ring has room.
+
+    Returns 1 if anything moved, 0 if the ring is full, -1 if it is frozen.
+    """
+    out = w.own[Own.OUT]
+    room = free_room(out, w.publisher, w.at[At.OUTPUT_HEAD], w.output.shape[0])
+    if room > w.output.shape[0]:
+        return 0  # the publisher has not started at our position yet
+    at = w.own[Own.RUN_AT]
+    reached, written = process(
+        t,
+        w.journal,
+        w.journal_markers,
+        at,
+        w.own[Own.RUN_END],
+        w.own[Own.SEQ],
+        w.output,
+        out,
+        out + max(room, 0),
+    )
+    w.own[Own.SEQ] += reached - at
+    w.own[Own.RUN_AT] = reached
+    if written != out:
+        if not publish_freezable(w.cells, w.at[At.OUTPUT_TAIL], out, written):
+            return -1
+        w.own[Own.OUT] = written
+    if reached == w.own[Own.RUN_END]:
+        record_many(w.match_ns, clock_ns() - w.own[Own.TAKEN_NS], w.own[Own.TAKEN])
+        store_release(w.cells, w.at[At.MATCHED_SEQ], w.own[Own.SEQ] - 1)  # pairs with a follower's acquire
+        release(w.cells, w.at[At.INPUT_HEAD], w.own[Own.INPUT_END])
+        store_release(w.cells, w.at[At.ORDERS_RESTING], t.cells[Cell.ORDERS_USED])  # read by `ringpit` tools
+        tell_events(t, w)
+        return 1
+    return int(reached != at or written != out)
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def serve(t, w):
+    """Run until Python is needed; the answer is a Turn."""
+    w.own[Own.IDLE] = 0
+    while True:
+        heartbeat = w.at[At.HEARTBEAT]
+        store_release(w.cells, heartbeat, w.cells[heartbeat] + 1)  # pairs with the supervisor's acquire
+        in_hand = w.own[Own.RUN_AT] < w.own[Own.RUN_END]
+        if (
+            load_acquire(w.board, w.at[At.ROUTER_INCARNATION]) != w.attached[0]  # pairs with the supervisor's
+            or load_acquire(w.board, w.at[At.PUBLISHER_INCARNATION]) != w.attached[1]  # stores
+        ):
+            return Turn.PEERS_CHANGED
+        if in_hand:
+            worked = match_run(t, w)
+        else:
+            worked = take_run(w, t.cells[Cell.ENGINE_NS])
+        if worked < 0:
+            return Turn.FROZEN
+        if worked == 0:
+            if load_acquire(w.board, w.at[At.STOP]) != 0:  # pairs with the supervisor's store
+                return Turn.STOP
+            if w.own[Own.IDLE] >= w.own[Own.PATIENCE]:
+                return Turn.IDLE
+        idle_step(w.own, Own.IDLE, w.own[Own.MODE], worked)

@@ -1,0 +1,151 @@
+"""
+Warm-up: every kernel of the processes compiled, or loaded from numba's cache, before the first order.
+
+A small exchange is run through once in one process, with the argument types that the real one uses; so
+whatever a process needs is in the cache, and in the memory of the fork server from which processes are forked.
+The first start on a machine compiles for a minute or so; later starts load in about a second.
+
+Imported by the fork server (it preloads this module by name): importing is warming.
+"""
+
+import os
+import time
+from typing import Final
+
+import numpy as np
+
+from ringpit.engine import COMMAND, Exchange, Limits
+from ringpit.engine.codes import CommandKind
+from ringpit.engine.image import images
+from ringpit.engine.records import MARKER, REPORT
+from ringpit.ipc import histogram, idle
+from ringpit.ipc.atomics import load_cell, store_cell
+from ringpit.ipc.ring import publish_freezable, published
+from ringpit.shards import packed, router, serve
+from ringpit.shards.directory import Directory, deal
+from ringpit.shards.layout import EVENT
+from ringpit.shards.mirror import allocate_mirror
+from ringpit.shards.output import ShardViews, Word
+from ringpit.shards.publisher import Publisher, Settings
+from ringpit.shards.sinks import NoSink
+from ringpit.wal.memory import MemoryLog
+from ringpit.wal.reader import recover
+from ringpit.wal.writer import BatchWriter
+
+SMALL: Final = Limits(events=4, orders=64, levels=4_096, keys=64)
+SLOTS: Final = 64
+
+
+def warm_engine() -> np.ndarray:
+    """Every kind of command once; the commands."""
+    exchange = Exchange(SMALL, market_data=True)
+    exchange.create_event(1)
+    exchange.order(1, order=1, account=1, side="buy", price=50, quantity=3)
+    exchange.order(1, order=2, account=1, side="sell", price=50, quantity=1)
+    exchange.digest()
+    images(exchange.tables, exchange.next_seq - 1)
+    commands = np.zeros(2, COMMAND)
+    commands["kind"] = CommandKind.CREATE_EVENT, CommandKind.NEW
+    commands["event"] = 1
+    commands["order"] = 1
+    commands["account"] = 2, 7
+    commands["price"] = 1, 50
+    commands["quantity"] = 99, 5
+    commands["payout"] = 100, 0
+    return commands
+
+
+def warm_router(commands: np.ndarray) -> np.ndarray:
+    """Check, deal and write one frame; the input ring."""
+    directory = Directory(1, 4, {1: 0})
+    directory.place()
+    slots = np.zeros(SLOTS, COMMAND)
+    shard_of, counts, facts = np.zeros(2, np.int64), np.zeros(1, np.int64), np.ones(5, np.int64)
+    facts[0] = 0
+    for form in (packed.view(packed.encode(commands)), commands):  # read-only from a body, writable from JSON
+        packed.check(form, len(form))
+        deal(directory.homes, form, len(form), shard_of, counts)
+        router.write_frame(slots, slots.view(MARKER), 0, facts, form, shard_of, 0, 2)
+    return slots
+
+
+def warm_worker(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Serve one frame; the cells, the journal and the output ring."""
+    exchange = Exchange(SMALL, market_data=True)
+    cells = np.zeros(2 * len(serve.At), np.int64)
+    at = np.arange(len(serve.At)) * 2
+    router_cells, publisher_cells, board = (np.zeros_like(cells) for _ in range(3))
+    journal, output = np.zeros(SLOTS, COMMAND), np.zeros(SLOTS, REPORT)
+    own = np.zeros(len(serve.Own), np.int64)
+    own[serve.Own.SEQ] = 1
+    store_cell(router_cells, int(at[serve.At.INPUT_TAIL]), 3)
+    wires = serve.Wires(
+        cells=cells,
+        router=router_cells,
+        publisher=publisher_cells,
+        board=board,
+        at=at,
+        own=own,
+        attached=np.zeros(2, np.int64),
+        inputs=inputs,
+        input_markers=inputs.view(MARKER),
+        journal=journal,
+        journal_markers=journal.view(MARKER),
+        output=output,
+        events=np.zeros(SMALL.events, EVENT),
+        wait_ns=histogram.empty(),
+        match_ns=histogram.empty(),
+    )
+    serve.serve(exchange.tables, wires)
+    return cells, journal, output
+
+
+def warm_journal(journal: np.ndarray) -> None:
+    """One batch written and read back."""
+    log = MemoryLog()
+    writer = BatchWriter(recover(log, 0, 1, 1, lambda _header, _records: None))
+    batch, _ = writer.cut(journal[:3], journal[:0], confirmed_seq=0)
+    log.append(batch)
+    histogram.record_many(histogram.empty(), 1, 1)
+    again = MemoryLog(log.batches)
+    recover(again, 0, 1, 2, lambda _header, records: records.view(COMMAND))
+
+
+def warm_publisher(cells: np.ndarray, output: np.ndarray) -> None:
+    """One cycle of each encoding."""
+    tail = int(serve.At.OUTPUT_TAIL) * 2
+    for encoding in ("json", "packed"):
+        words = np.zeros(6, np.int64)
+        words[0] = load_cell(cells, tail)
+        words[1] = words[2] = 3
+        views = ShardViews(
+            slots=output,
+            incarnation=0,
+            tail=Word(words, 0),
+            durable_seq=Word(words, 1),
+            matched_seq=Word(words, 2),
+            head=Word(words, 3),
+            confirmed_seq=Word(words, 4),
+            mirror=allocate_mirror(SMALL),
+        )
+        publisher = Publisher(NoSink(), Settings(encoding=encoding))
+        publisher.attach_shard(0, views)
+        publisher.step(1)
+        publisher.step(1 << 60)
+
+
+def warm() -> float:
+    """Compile or load everything; seconds that it took."""
+    began = time.perf_counter()
+    commands = warm_engine()
+    cells, journal, output = warm_worker(warm_router(commands))
+    warm_journal(journal)
+    warm_publisher(cells, output)
+    published(cells, 0)
+    publish_freezable(cells, 0, int(cells[0]), int(cells[0]))
+    idle.Idle("sleep")(1)
+    return time.perf_counter() - began
+
+
+if os.environ.get("RINGPIT_FORK_SERVER"):
+    warm()

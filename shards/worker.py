@@ -1,0 +1,368 @@
+"""
+Worker: one shard's process. Recovers its books from the log, then serves.
+
+    start ──> replay the log, claim the next epoch ──> make unconfirmed reports again ──> images of open books
+          ──> RUNNING ──> greeted by each router ──> serve (serve.py) ──> stop: drain, make durable, leave
+
+There is one way to start. A worker that was killed, a whole exchange that was, and a first start differ only
+in how much log there is. While replaying, the reports that the publisher may not have confirmed are kept, and
+then go into the output ring first, with the identities they had.
+
+Everything the worker writes lies in its own segment. It attaches the segments of its neighbours, and again
+whenever the board names a new incarnation.
+
+Fast: the time is in `process`, without the GIL. Slow: replaying a long log without a snapshot.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from ringpit.engine.image import images
+from ringpit.engine.match import process
+from ringpit.engine.records import COMMAND, MARKER, REPORT
+from ringpit.engine.tables import Cell, allocate
+from ringpit.ipc.atomics import load_cell, store_cell
+from ringpit.ipc.idle import MODES, Idle
+from ringpit.ipc.ring import publish_freezable, published
+from ringpit.ipc.segment import Segment
+from ringpit.shards.config import Config
+from ringpit.shards.journal import Journal
+from ringpit.shards.layout import Role, State, first_position, pool_limits
+from ringpit.shards.peers import Peers
+from ringpit.shards.serve import At, Own, Turn, Wires, serve
+from ringpit.wal.log import Log
+from ringpit.wal.reader import RecoveredState, recover
+from ringpit.wal.writer import BatchWriter
+
+PATIENCE_POLLS: Final = 1_400  # idle polls before Python gets a turn, alone on its router
+SHARED_PATIENCE_POLLS: Final = 1  # with several routers Python goes round
+SCRATCH_REPORTS: Final = 1 << 16
+NAP_SECONDS: Final = 0.0002
+
+
+class WorkerFrozen(Exception):
+    """Another process took over: this one's rings are frozen, and it must leave."""
+
+
+class Replay:
+    """Applies recovered batches to the tables, and keeps the reports that were perhaps never confirmed."""
+
+    def __init__(self, tables, confirmed_seq: int) -> None:
+        """`confirmed_seq` is what the publisher says itself; batch headers may say more."""
+        self.tables = tables
+        self.confirmed_seq = confirmed_seq
+        self.kept: deque[np.ndarray] = deque()
+        self._records = np.zeros(1 << 14, COMMAND)
+        self._reports = np.zeros(SCRATCH_REPORTS, REPORT)
+        self._next_seq = 1
+
+    def apply(self, header: np.void, records: np.ndarray) -> None:
+        """One batch's records, in order."""
+        count = len(records)
+        if count > len(self._records):
+            self._records = np.zeros(1 << (count - 1).bit_length(), COMMAND)
+        self._records[:count] = records.view(COMMAND)
+        self.confirmed_seq = max(self.confirmed_seq, int(header["confirmed_seq"]))
+        self._forget_confirmed()
+        done = 0
+        while done < count:
+            reached, out = process(
+                self.tables,
+                self._records,
+                self._records.view(MARKER),
+                done,
+                count,
+                self._next_seq,
+                self._reports,
+                0,
+                len(self._reports),
+            )
+            self._next_seq += reached - done
+            done = reached
+            self._keep(self._reports[:out])
+
+    def _keep(self, reports: np.ndarray) -> None:
+        """Keep what is above the confirmed seq."""
+        fresh = reports[np.searchsorted(reports["seq"], self.confirmed_seq, "right") :]
+        if len(fresh):
+            self.kept.append(fresh.copy())
+
+    def _forget_confirmed(self) -> None:
+        """Drop what a later batch says was confirmed; what remains is bounded by the output ring."""
+        while self.kept and int(self.kept[0]["seq"][-1]) <= self.confirmed_seq:
+            self.kept.popleft()
+
+    def unconfirmed(self) -> list[np.ndarray]:
+        """Reports to make again, in order."""
+        chunks = list(self.kept)
+        if chunks:
+            chunks[0] = chunks[0][np.searchsorted(chunks[0]["seq"], self.confirmed_seq, "right") :]
+        return chunks
+
+
+class Worker:
+    """
+    One shard.
+
+    Args:
+        config: The exchange's configuration.
+        index: Which shard.
+        segment: This incarnation's own segment.
+        peers: The board and the neighbours' segments.
+        open_log: Opens the shard's log; called once, in this process.
+        say: Gets one line for each change worth knowing.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        index: int,
+        segment: Segment,
+        peers: Peers,
+        open_log: Callable[[], Log],
+        say: Callable[[str], None],
+    ) -> None:
+        """Nothing is read or claimed before `run`."""
+        self.config = config
+        self.index = index
+        self.segment = segment
+        self.peers = peers
+        self._open_log = open_log
+        self._say = say
+        self._layout = segment.layout
+        self._start = first_position(segment.incarnation)
+        self.tables = allocate(pool_limits(config), market_data=True)
+        self._own = np.zeros(len(Own), np.int64)
+        self._wires: dict[int, Wires] = {}
+        self._greeted: dict[int, int] = {}  # router to the incarnation whose ring we serve
+        self._idle = Idle(config.wait.mode)
+
+    def _word(self, word: str, value: int) -> None:
+        """Store one of our own words."""
+        store_cell(self.segment.cells, self._layout.index(word), value)
+
+    def stop_wanted(self) -> bool:
+        """True if the supervisor asked us to stop."""
+        return self.peers.stop_wanted(Role.WORKER, self.index)
+
+    # Start ---------------------------------------------------------------------------------------------
+
+    def recover(self) -> tuple[Log, RecoveredState, Replay]:
+        """Replay the log up to our own claim."""
+        self._word("state", State.RECOVERING)
+        began = time.perf_counter()
+        log = self._open_log()
+        publisher = self.peers.attach(Role.PUBLISHER, 0)
+        replay = Replay(self.tables, publisher.load(f"confirmed_seq.{self.index}"))
+        nonce = int.from_bytes(os.urandom(7), "little") + 1
+        state = recover(log, self.index, self.config.exchange.generation, nonce, replay.apply)
+        seconds = time.perf_counter() - began
+        self._say(
+            f"shard {self.index}: epoch {state.epoch}, {state.record_count} records replayed in {seconds:.2f} s, "
+            f"next seq {state.next_seq}, {int(self.tables.cells[Cell.ORDERS_USED])} orders rest; {log.describe()}"
+        )
+        return log, state, replay
+
+    def begin(self, state: RecoveredState, replay: Replay) -> None:
+        """Set our words, send again what may be missing downstream, and the image of each open book."""
+        last_seq = state.next_seq - 1
+        own = self._own
+        own[Own.SEQ] = state.next_seq
+        own[Own.RUN_AT] = own[Own.RUN_END] = own[Own.OUT] = self._start
+        own[Own.MODE] = MODES[self.config.wait.mode]
+        own[Own.PATIENCE] = PATIENCE_POLLS if self.config.exchange.routers == 1 else SHARED_PATIENCE_POLLS
+        for word in ("journal_tail", "journal_head", "output_tail"):
+            self._word(word, self._start)
+        for word in ("matched_seq", "durable_seq", "recovered_seq"):
+            self._word(word, last_seq)
+        self._word("epoch", state.epoch)
+        self._word("orders_resting", int(self.tables.cells[Cell.ORDERS_USED]))
+        self._show_events()
+        again = replay.unconfirmed()
+        if again:
+            count = sum(map(len, again))
+            self._say(f"shard {self.index}: {count} reports above seq {replay.confirmed_seq} are made again")
+        for reports in [*again, *images(self.tables, last_seq)]:
+            self._send(reports)
+        self._word("state", State.RUNNING)
+
+    def _show_events(self) -> None:
+        """Fill the events region with what the log created."""
+        count = int(self.tables.cells[Cell.BOOKS_USED])
+        region = self.segment.region("events")
+        for name in region.dtype.names or ():
+            region[name][:count] = self.tables.books[name][:count]
+        self._word("events_count", count)
+
+    def _send(self, reports: np.ndarray) -> None:
+        """Put reports into the output ring, waiting for the publisher as long as it takes."""
+        slots = self.segment.region("output")
+        sent = 0
+        while sent < len(reports):
+            tail = int(self._own[Own.OUT])
+            publisher = self.peers.attach(Role.PUBLISHER, 0)
+            head = publisher.load(f"output_head.{self.index}")
+            room = len(slots) - (tail - head)
+            if room <= 0 or head < self._start:
+                if self.stop_wanted():
+                    return
+                time.sleep(NAP_SECONDS)
+                continue
+            chunk = reports[sent : sent + min(room, len(reports) - sent)]
+            slots[(tail + np.arange(len(chunk))) & (len(slots) - 1)] = chunk
+            index = self._layout.index("output_tail")
+            if not publish_freezable(self.segment.cells, index, tail, tail + len(chunk)):
+                raise WorkerFrozen(f"shard {self.index}: the output ring is frozen")
+            self._own[Own.OUT] = tail + len(chunk)
+            sent += len(chunk)
+
+    # Neighbours ----------------------------------------------------------------------------------------
+
+    def _wire(self, router: int) -> Wires | None:
+        """Wires for one router's ring, once the router has greeted us; None before."""
+        if router in self._wires:
+            return self._wires[router]
+        segment = self.peers.attach(Role.ROUTER, router)
+        if segment.load(f"input_peer.{self.index}") != self.segment.incarnation:
+            return None
+        base = segment.load(f"input_base.{self.index}")
+        self._word(f"input_head.{router}", base)
+        publisher = self.peers.attach(Role.PUBLISHER, 0)
+        board = self.peers.board
+        at = np.zeros(len(At), np.int64)
+        index = self._layout.index
+        for place, word in (
+            (At.HEARTBEAT, "heartbeat"),
+            (At.INPUT_HEAD, f"input_head.{router}"),
+            (At.JOURNAL_TAIL, "journal_tail"),
+            (At.JOURNAL_HEAD, "journal_head"),
+            (At.OUTPUT_TAIL, "output_tail"),
+            (At.MATCHED_SEQ, "matched_seq"),
+            (At.EVENTS_COUNT, "events_count"),
+            (At.ORDERS_RESTING, "orders_resting"),
+        ):
+            at[place] = index(word)
+        at[At.INPUT_TAIL] = segment.layout.index(f"input_tail.{self.index}")
+        at[At.OUTPUT_HEAD] = publisher.layout.index(f"output_head.{self.index}")
+        at[At.STOP] = board.layout.index(f"worker.{self.index}.stop")
+        at[At.ROUTER_INCARNATION] = board.layout.index(f"router.{router}.incarnation")
+        at[At.PUBLISHER_INCARNATION] = board.layout.index("publisher.0.incarnation")
+        inputs = segment.region(f"input.{self.index}")
+        journal = self.segment.region("journal")
+        self._greeted[router] = segment.incarnation
+        self._wires[router] = Wires(
+            cells=self.segment.cells,
+            router=segment.cells,
+            publisher=publisher.cells,
+            board=board.cells,
+            at=at,
+            own=self._own,
+            attached=np.array([segment.incarnation, publisher.incarnation], np.int64),
+            inputs=inputs,
+            input_markers=inputs.view(MARKER),
+            journal=journal,
+            journal_markers=journal.view(MARKER),
+            output=self.segment.region("output"),
+            events=self.segment.region("events"),
+            wait_ns=self.segment.region("wait_ns"),
+            match_ns=self.segment.region("match_ns"),
+        )
+        return self._wires[router]
+
+    def _follow_peers(self, router: int, wires: Wires) -> None:
+        """
+        A neighbour has a new incarnation. The publisher's is taken up at once. A router's old ring is served to its
+        end first, which cannot move any more: the board names a new incarnation after the old process was reaped.
+        """
+        publisher = self.peers.attach(Role.PUBLISHER, 0)
+        wires.attached[:] = self.peers.incarnation(Role.ROUTER, router), publisher.incarnation
+        self._wires[router] = wires._replace(publisher=publisher.cells)
+
+    def _retire(self, router: int) -> None:
+        """Let go of a dead router's ring when it has been served to its end."""
+        wires = self._wires[router]
+        if wires.attached[0] != self._greeted[router] and self._served(router, wires):
+            del self._wires[router]
+
+    def _served(self, router: int, wires: Wires) -> bool:
+        """True if a router's ring is empty and nothing of it is in hand."""
+        head = load_cell(self.segment.cells, self._layout.index(f"input_head.{router}"))
+        return not self._in_hand() and published(wires.router, int(wires.at[At.INPUT_TAIL])) <= head
+
+    def _in_hand(self) -> bool:
+        """True if a run is not matched to its end."""
+        return bool(self._own[Own.RUN_AT] < self._own[Own.RUN_END])
+
+    # Life ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Recover, serve until told to stop, leave everything durable."""
+        log, state, replay = self.recover()
+        writer = BatchWriter(state, batch_bytes_max=self.config.log.batch_bytes)
+        self.begin(state, replay)
+        publisher_word = self.peers.attach(Role.PUBLISHER, 0).layout.index(f"confirmed_seq.{self.index}")
+        journal = Journal(
+            self.segment,
+            log,
+            writer,
+            routers=self.config.exchange.routers,
+            first_position=self._start,
+            confirmed_seq=lambda: load_cell(self.peers.attach(Role.PUBLISHER, 0).cells, publisher_word),
+            cores=self.config.cpu.cores("journals", self.index),
+        )
+        journal.start()
+        self._serve()
+        self._leave(journal, log)
+
+    def _serve(self) -> None:
+        """Go round the routers until told to stop and nothing is left to do."""
+        deadline = None
+        routers = range(self.config.exchange.routers)
+        turns = 0
+        while True:
+            before = int(self._own[Own.SEQ])
+            for router in routers:
+                self._serve_one(router)
+            turns += 1
+            if turns & 63 == 1:
+                self._word("cpu_ns", time.thread_time_ns())
+            if self.stop_wanted():
+                deadline = deadline or time.monotonic() + self.config.exchange.stop_seconds
+                if all(self._served(*item) for item in self._wires.items()) or time.monotonic() > deadline:
+                    self._word("cpu_ns", time.thread_time_ns())
+                    return
+            if len(routers) > 1:
+                self._idle(int(self._own[Own.SEQ]) - before)
+
+    def _serve_one(self, router: int) -> None:
+        """One turn on one router's ring, and on until no run is in hand: the next ring must not meet it (V3)."""
+        while True:
+            wires = self._wire(router)
+            if wires is None:
+                time.sleep(NAP_SECONDS)
+                return
+            turn = serve(self.tables, wires)
+            if turn == Turn.FROZEN:
+                raise WorkerFrozen(f"shard {self.index}: another process took over; this one leaves")
+            if turn == Turn.PEERS_CHANGED:
+                self._follow_peers(router, wires)
+            self._retire(router)
+            if not self._in_hand() or self.stop_wanted():
+                return
+
+    def _leave(self, journal: Journal, log: Log) -> None:
+        """Everything matched becomes durable, then confirmed; the mark says so to the next start."""
+        self._word("state", State.DRAINED)
+        deadline = time.monotonic() + self.config.exchange.stop_seconds
+        matched = int(self._own[Own.SEQ]) - 1
+        word = f"confirmed_seq.{self.index}"
+        while self.peers.attach(Role.PUBLISHER, 0).load(word) < matched and time.monotonic() < deadline:
+            time.sleep(NAP_SECONDS)
+        if not journal.stop(max(deadline - time.monotonic(), 1.0)):
+            self._say(f"shard {self.index}: the log did not take everything in time; the rest comes again")
+        log.close()
