@@ -45,12 +45,13 @@ help: ## print this
 .PHONY: setup
 setup: $(VENV)/.stamp ## make .venv with everything in it (PYTHON=python3.12 to choose)
 
+# setuptools of its own: an environment comes with an old one, and a test builds the wheel in it.
 $(VENV)/.stamp: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) must be Python 3.11 or later: make setup PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) install-venv
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'setuptools>=77' --editable '.[dev]'
 	@touch $@
 
 .PHONY: install-venv

@@ -15,6 +15,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "deploy" / "brokers"
 FOLDER_DEFAULT = ROOT / "build" / "brokers"
 COMMAND_SECONDS = 180
+SETTLE_SECONDS = 10.0
 REMEDY = "run `make brokers`, or name ones that run in RINGPIT_RABBITMQ_URL and RINGPIT_KAFKA_BOOTSTRAP"
 
 
@@ -89,10 +91,30 @@ class Brokers:
         """
         End a broker with SIGKILL, as a crash would; its data stays as it lies.
 
-        RabbitMQ 3.10 writes the names of new quorum queues to disk after half a second: a queue that was declared
-        just before the kill is found afterwards but refuses every message (seen). Restart it once after declaring.
+        RabbitMQ 3.10 writes the names of new quorum queues to disk up to a second late. A queue that was declared just
+        before the kill would be found afterwards but refuse every message for ever (seen), so that is waited for.
         """
+        if name == "rabbitmq":
+            deadline = time.monotonic() + SETTLE_SECONDS
+            while unnamed := self.queues_not_on_disk():
+                if time.monotonic() > deadline:
+                    raise BrokerCommandFailed(
+                        f"after {SETTLE_SECONDS:.0f} s the names of {unnamed} are not on disk"
+                    )
+                os.sched_yield()
         self.run("kill", name)
+
+    def queues_not_on_disk(self) -> list[str]:
+        """Return the folders of quorum queues whose names RabbitMQ's table on disk does not hold yet."""
+        missing = []
+        for table in self.folder.glob("rabbitmq/data/*/quorum/*/names.dets"):
+            names = table.read_bytes()
+            missing += [
+                queue.name
+                for queue in table.parent.iterdir()
+                if queue.is_dir() and queue.name.encode() not in names
+            ]
+        return missing
 
     @contextmanager
     def stopped(self, name: str) -> Iterator[None]:
