@@ -34,7 +34,7 @@ class Picks(NamedTuple):
 
     position: np.ndarray  # in the output ring
     seq: np.ndarray
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
     frame_ns: np.ndarray  # engine time; 0 if unknown
     book: np.ndarray  # book slot, or NIL
     key: np.ndarray  # the account that the report is for, 0 if for nobody
@@ -68,7 +68,8 @@ class Batches(NamedTuple):
 
 def allocate_picks(reports: int) -> Picks:
     """Room for the picks of a cycle of so many reports."""
-    return Picks(*(np.zeros(reports, np.int64) for _ in range(8)), counts=np.zeros(3, np.int64))
+    lengths = (*[reports] * 8, 3)
+    return Picks(*(np.zeros(length, np.int64) for length in lengths))
 
 
 def allocate_batches(entries: int) -> Batches:

@@ -33,7 +33,7 @@ class Word(NamedTuple):
     """One word of shared memory: int64 cells, and which of them."""
 
     cells: np.ndarray
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
 
 
 class ShardViews(NamedTuple):
@@ -73,10 +73,12 @@ class Output:
         self.early = early
         self.words = render.words_of(views.slots)
         self.script = render.make_script(shard, generation, epoch=views.incarnation if early else 0)
-        self.position = max(load_cell(*views.head), first_position(views.incarnation))  # behind what was taken
+        self.position: int = max(
+            load_cell(*views.head), first_position(views.incarnation)
+        )  # behind what was taken
         self.tokens = 0  # barriers of this ring that are not confirmed
         if before is not None:
-            self.progress = before.progress
+            self.progress: np.ndarray = before.progress
             if early:
                 self._forget_above(load_cell(*views.durable_seq))
         else:
@@ -102,7 +104,7 @@ class Output:
 
     def at_tail(self) -> bool:
         """True if everything published was taken."""
-        return self.position == published(*self.views.tail)
+        return bool(self.position == published(*self.views.tail))
 
     def confirm(self, token: Token) -> None:
         """Everything before a token of this ring is safe: free its slots. Tokens of earlier rings do nothing."""

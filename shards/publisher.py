@@ -227,14 +227,14 @@ class Publisher:
         groups = feed.group(batches, entries, keys, count, self.sink.addressed)
         if self.settings.encoding == "json":
             content_type = JSON_LINES
-            buffer = memoryview(self._lines)
+            buffer = self._lines.data
             render.render(
                 output.script, output.views.mirror, output.views.slots, output.words, picks, batches, groups, trades,
                 self._lines, self._ends,
             )  # fmt: skip
         else:
             content_type = PACKED
-            buffer = memoryview(self._records.view(np.uint8).reshape(-1))
+            buffer = self._records.view(np.uint8).reshape(-1).data
             render.gather(output.words, picks, batches, groups, trades, self._records, self._ends)
         starts = batches.start[: groups + 1].tolist()
         firsts = batches.order[batches.start[:groups]]
@@ -279,7 +279,7 @@ class Publisher:
         written = quotes.render_quotes(
             output.script, depth_mirror, books, len(books), depth, self._quotes, self._ends
         )
-        buffer = memoryview(self._quotes)
+        buffer = self._quotes.data
         seqs = depth_mirror.books["seq"][books].tolist()
         generation = self.settings.generation
         if not self.sink.addressed:

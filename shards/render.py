@@ -37,7 +37,7 @@ from ringpit.shards.text import (
 
 TICK_UNITS_MAX: Final = (1 << 62) // PRICE_TICKS_MAX  # above it a price in units may not fit an int64
 WORDS: Final = RECORD_BYTES // 8  # a report as int64 words
-WORD: Final = {name: offset // 8 for name, (_, offset) in REPORT.fields.items()}  # type: ignore[union-attr, misc]
+WORD: Final = {name: REPORT.fields[name][1] // 8 for name in REPORT.names or ()}  # type: ignore[index]  # numpy types fields as optional
 ORDER_WORD, ACCOUNT_WORD, LEAVES_WORD = WORD["order"], WORD["account"], WORD["leaves"]
 NO_PRICE: Final = int(Flag.NO_PRICE)
 REPEAT: Final = int(Flag.REPEAT)
@@ -138,8 +138,8 @@ def make_script(shard: int, generation: int, *, epoch: int = 0) -> Script:
             texts.append(words)
     encoded = [text.encode() for text in texts]
     length = np.array([*map(len, encoded)], np.int64)
-    text = np.frombuffer(b"".join(encoded) + bytes(SLACK_BYTES), np.uint8)
-    return Script(text, np.cumsum(length) - length, length, program)
+    joined = np.frombuffer(b"".join(encoded) + bytes(SLACK_BYTES), np.uint8)
+    return Script(joined, np.cumsum(length) - length, length, program)
 
 
 def line_bytes_max(script: Script) -> int:
@@ -175,7 +175,11 @@ def put(s, number, out, at):
 @kernel
 def put_price(s, m, book, number, ticks, out, at):
     """Write a price under the name in a text, as a decimal if it can be one, then as ticks under the next text's."""
-    if book != NIL and abs(ticks) <= PRICE_TICKS_MAX and m.books[book]["tick_units"] <= TICK_UNITS_MAX:
+    if (
+        book != NIL
+        and -PRICE_TICKS_MAX <= ticks <= PRICE_TICKS_MAX
+        and m.books[book]["tick_units"] <= TICK_UNITS_MAX
+    ):
         at = put(s, number, out, at)
         at = put_decimal(ticks * m.books[book]["tick_units"], m.books[book]["decimals"], out, at)
         at = put(s, T_QUOTE, out, at)

@@ -54,7 +54,7 @@ class Identity(NamedTuple):
     generation: int
     shard: int
     seq: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
 
 
 class Token(NamedTuple):
@@ -86,16 +86,23 @@ class Sink(Protocol):
 
     def reports(
         self, account: int, payload: Payload, count: int, content_type: str, identity: Identity
-    ) -> None: ...  # fmt: skip
+    ) -> None:  # fmt: skip
+        """What happened to an account's orders."""
+
     def trades(
         self, event: int, payload: Payload, count: int, content_type: str, identity: Identity
-    ) -> None: ...  # fmt: skip
+    ) -> None:  # fmt: skip
+        """What traded in an event."""
+
     def price(
         self, event: int, payload: Payload, count: int, content_type: str, identity: Identity
-    ) -> None: ...  # fmt: skip
+    ) -> None:  # fmt: skip
+        """Best prices and last trade of an event, absolute."""
+
     def book(
         self, event: int, payload: Payload, count: int, content_type: str, identity: Identity
-    ) -> None: ...  # fmt: skip
+    ) -> None:  # fmt: skip
+        """Depth of an event, absolute."""
 
     def ready(self) -> bool:
         """False while another cycle would be too much; the publisher then leaves the ring alone."""
@@ -186,6 +193,7 @@ class FileSink(_Confirmed):
             raise failure(error, str(folder)) from error
 
     def close(self) -> None:
+        """Close the files."""
         for descriptor in self._descriptors.values():
             os.close(descriptor)
         self._descriptors.clear()
@@ -215,7 +223,7 @@ class Message(NamedTuple):
     topic: str
     key: int
     payload: bytes
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody wants here
     content_type: str
     identity: Identity
 
@@ -247,9 +255,11 @@ class MemorySink:
     book = partialmethod(_keep, "books")
 
     def ready(self) -> bool:
+        """As a test has set `is_ready`."""
         return self.is_ready
 
     def barrier(self, token: Token) -> None:
+        """Let a token wait for `confirm`, which comes at once unless told otherwise."""
         self.waiting.append(token)
         if self.confirms:
             self.confirm(1)
@@ -260,13 +270,16 @@ class MemorySink:
             self._newest = self.waiting.popleft()
 
     def poll(self, _timeout_seconds: float) -> Token | None:
+        """The newest token confirmed since the last call."""
         newest, self._newest = self._newest, None
         return newest
 
     def flush(self, _timeout_seconds: float) -> bool:
+        """True if no token waits."""
         return not self.waiting
 
     def close(self) -> None:
+        """Remember that it was closed."""
         self.closed = True
 
     def of(self, topic: str) -> list[Message]:

@@ -9,8 +9,8 @@ from ringpit.engine import ReportKind
 from ringpit.engine.records import REPORT
 from ringpit.ipc import histogram
 from ringpit.shards import feed
+from ringpit.shards.flow import flow, frames
 from ringpit.shards.mirror import allocate_mirror, apply, book_of
-from ringpit.testing.flow import flow, frames
 from ringpit.testing.outputs import SMALL, OutputRing
 
 KEYS = st.one_of(st.integers(0, 5), st.integers(-(1 << 63), (1 << 63) - 1))

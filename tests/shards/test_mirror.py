@@ -9,8 +9,8 @@ from ringpit.engine import EventState, ReportKind, Side
 from ringpit.engine.ladder import NIL
 from ringpit.engine.records import REPORT
 from ringpit.shards import mirror as mirrors
+from ringpit.shards.flow import flow, frames
 from ringpit.shards.mirror import MirrorCell, allocate_mirror, apply, rebuild
-from ringpit.testing.flow import flow, frames
 from ringpit.testing.outputs import SMALL, OutputRing
 
 ROOM = 1 << 14

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from ringpit.engine import ReportKind
 from ringpit.engine.records import REPORT
 from ringpit.ipc.ring import FROZEN
+from ringpit.shards.flow import creations, flow, frames
 from ringpit.shards.layout import first_position
 from ringpit.shards.mirror import Mirror, allocate_mirror
 from ringpit.shards.publisher import Count, Publisher, Settings
 from ringpit.shards.sinks import JSON_LINES, PACKED, FileSink, Identity, MemorySink, SinkFailed, StreamSink
-from ringpit.testing.flow import creations, flow, frames
 from ringpit.testing.outputs import SMALL, OutputRing, word
 
 NOW = 2_000_000_000_000_000_000

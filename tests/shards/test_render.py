@@ -14,9 +14,9 @@ from ringpit.engine.limits import PRICE_TICKS_MAX
 from ringpit.engine.records import REPORT
 from ringpit.ipc import histogram
 from ringpit.shards import feed, quotes, render
+from ringpit.shards.flow import flow, frames
 from ringpit.shards.mirror import allocate_mirror, apply
 from ringpit.shards.text import SLACK_BYTES
-from ringpit.testing.flow import flow, frames
 from ringpit.testing.outputs import SMALL, OutputRing
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
@@ -122,6 +122,17 @@ def test_line_is_the_plain_one(report, tick_units, decimals, time_ns):
     assert line.endswith(b"}\n")
     assert list(expected.items()) == list(json.loads(line).items())
     assert expected == msgspec.json.decode(line)
+
+
+@pytest.mark.parametrize("ticks", [-(1 << 63), PRICE_TICKS_MAX + 1, -PRICE_TICKS_MAX - 1, PRICE_TICKS_MAX])
+def test_price_too_large_is_told_in_ticks_only(ticks):
+    """A refused price that no event could have is not turned into a decimal."""
+    slots = np.zeros(1, REPORT)
+    slots["kind"], slots["event"], slots["price"] = ReportKind.REJECTED, EVENT, ticks
+    picks = feed.allocate_picks(1)
+    line = json.loads(lines_of(render.make_script(SHARD, GENERATION), mirror_of(5, 2), slots, picks, 1))
+    assert ticks == line["PriceTicks"]
+    assert (ticks == PRICE_TICKS_MAX) == ("Price" in line)
 
 
 def test_longest_line_fits():
