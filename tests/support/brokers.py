@@ -109,11 +109,8 @@ class Brokers:
         missing = []
         for table in self.folder.glob("rabbitmq/data/*/quorum/*/names.dets"):
             names = table.read_bytes()
-            missing += [
-                queue.name
-                for queue in table.parent.iterdir()
-                if queue.is_dir() and queue.name.encode() not in names
-            ]
+            queues = [config.parent.name for config in table.parent.glob("*/config")]  # a deleted one has none
+            missing += [queue for queue in queues if queue.encode() not in names]
         return missing
 
     @contextmanager
