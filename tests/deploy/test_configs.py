@@ -48,7 +48,7 @@ def test_a_full_batch_fits_the_broker():
     """The log's batch in the sample is smaller than what the broker of deploy/ takes."""
     properties = (DEPLOY / "kafka" / "server.properties").read_text()
     message_bytes_max = int(re.search(r"^message\.max\.bytes=(\d+)$", properties, re.MULTILINE)[1])
-    assert message_bytes_max > 2 * load(DEPLOY / "ringpit-brokers.toml", environment={}).log.batch_bytes
+    assert message_bytes_max > load(DEPLOY / "ringpit-brokers.toml", environment={}).log.batch_bytes
 
 
 def test_containers_listen_on_loopback_only():
