@@ -140,7 +140,7 @@ bench: setup ## list the benchmarks, or run one: NAME=ring
 
 .PHONY: warm
 warm: setup ## compile every kernel into the cache
-	@$(BIN)/python -c 'import ringpit.engine.warm; ringpit.engine.warm.main()'
+	@$(BIN)/python -c 'import ringpit.shards.warm'
 
 .PHONY: clean
 clean: brokers-down ## remove everything that was made
