@@ -13,11 +13,11 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from numba import config
 
-from ringpit.engine.codes import CommandKind, Reason, ReportKind, Side
+from ringpit.engine.codes import CommandKind, Reason, ReportKind, Side, TimeInForce
 from ringpit.engine.exchange import Exchange
 from ringpit.engine.limits import QUANTITY_MAX, REPORTS_PER_STEP_MAX, Limits
 from ringpit.engine.records import COMMAND, MARKER
-from ringpit.testing.flow import creations, flow, frames
+from ringpit.shards.flow import creations, flow, frames
 from ringpit.testing.naive import Command, Marker, NaiveExchange, report_tuples
 
 COMPILED = not config.DISABLE_JIT
@@ -69,7 +69,9 @@ def new(order, price, quantity=1, *, side=Side.BUY, event=1, account=1, **fields
     )  # fmt: skip
 
 
-QUANTITIES = st.one_of(st.integers(1, 9), st.sampled_from([-1, 0, QUANTITY_MAX, QUANTITY_MAX + 1]))
+QUANTITIES = st.one_of(
+    st.integers(1, 9), st.integers(1, 80), st.sampled_from([-1, 0, QUANTITY_MAX, QUANTITY_MAX + 1])
+)
 ORDERS = st.builds(
     Command,
     kind=st.sampled_from([CommandKind.NEW] * 5 + [CommandKind.CANCEL] * 2 + [CommandKind.AMEND] * 3),
@@ -139,11 +141,18 @@ class ExchangeMachine(RuleBasedStateMachine):
         """So many orders at one price that the pool runs out."""
         self.trio.apply(records_of(new(100 + i, price, side=side, event=event) for i in range(count)))
 
-    @rule(event=EVENTS, side=st.integers(0, 1), quantity=st.integers(1, 80))
-    def sweep(self, event, side, quantity):
-        """A market order through many levels and orders."""
-        order = new(99, 0, quantity, side=side, event=event, order_type=1, time_in_force=1, flags=1)
-        self.trio.apply(records_of([order]))
+    @rule(
+        event=EVENTS,
+        side=st.integers(0, 1),
+        order=st.integers(1, 12),
+        quantity=st.integers(1, 80),
+        rests=st.booleans(),
+    )
+    def sweep(self, event, side, order, quantity, rests):
+        """An order through many levels and orders, whose remainder rests at the end of the range or lapses."""
+        price = (10, 1)[side]
+        force = TimeInForce.GTC if rests else TimeInForce.IOC
+        self.trio.apply(records_of([new(order, price, quantity, side=side, event=event, time_in_force=force)]))
 
     @rule(
         key=st.tuples(st.integers(0, 3), st.integers(0, 1)),
@@ -174,7 +183,7 @@ class ExchangeMachine(RuleBasedStateMachine):
 
 TestExchangeMachine = ExchangeMachine.TestCase
 TestExchangeMachine.settings = settings(
-    max_examples=40 if COMPILED else 5, stateful_step_count=20 if COMPILED else 10, deadline=None
+    max_examples=40 if COMPILED else 25, stateful_step_count=20, deadline=None
 )
 
 
@@ -199,7 +208,7 @@ def session(count: int, seed: int) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_seeded_session_agrees(seed):
     """A seeded session gives the same reports and digest on both, frames sent again included."""
-    session(50_000 if COMPILED else 1_000, seed)
+    session(50_000 if COMPILED else 5_000, seed)
 
 
 @pytest.mark.soak
@@ -260,14 +269,23 @@ def test_settled_events_give_their_memory_back():
 
 
 def test_sweep_is_suspended_and_resumed():
-    """A 5,000-fill sweep with room for eight reports a step gives the reports of one with room for all."""
+    """
+    A sweep of thousands of fills with room for eight reports a step gives the reports of one with room for all.
+
+    Its remainder rests and remembers what was filled before, between and after the suspensions.
+    """
     makers = records_of(new(i, 1 + i % 99, side=Side.SELL) for i in range(5_000 if COMPILED else 300))
     trio = Trio(Limits(events=1, orders=8_192, levels=4_096, keys=64))
     trio.apply(creations(1))
     trio.apply(makers)
-    reports = trio.apply(records_of([new(9_001, 99, len(makers))]))
+    sweep = new(9_001, 99, len(makers) + 10)
+    reports = trio.apply(records_of([sweep]))
     assert len(makers) == sum(report.kind == ReportKind.FILL_MAKER for report in reports)
-    assert 99 == sum(report.kind == ReportKind.LEVEL for report in reports)
+    assert 100 == sum(report.kind == ReportKind.LEVEL for report in reports)
+    amend = sweep._replace(kind=CommandKind.AMEND, quantity=len(makers) + 3)
+    assert 3 == trio.apply(records_of([amend]))[0].leaves
+    (gone, *_) = trio.apply(records_of([amend._replace(quantity=len(makers))]))
+    assert (ReportKind.CANCELED, 3) == (gone.kind, gone.quantity)
     trio.check()
 
 

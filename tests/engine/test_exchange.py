@@ -16,7 +16,7 @@ from ringpit.engine import (
     Side,
     UnknownEvent,
 )
-from ringpit.testing.flow import creations, flow, frames
+from ringpit.shards.flow import creations, flow, frames
 from ringpit.testing.naive import NaiveExchange
 
 

@@ -9,7 +9,7 @@ from ringpit.engine.codes import CommandKind, Reason, ReportKind
 from ringpit.engine.exchange import Exchange
 from ringpit.engine.limits import FRAME_COMMANDS_MAX
 from ringpit.engine.records import COMMAND, MARKER
-from ringpit.testing.flow import MIX, creations, flow, frames, messages, reflected
+from ringpit.shards.flow import MIX, creations, flow, frames, messages, reflected
 
 
 def test_flow_is_repeatable():

@@ -10,7 +10,7 @@ from ringpit.engine.ladder import NIL
 from ringpit.engine.limits import Limits
 from ringpit.engine.tables import Cell
 from ringpit.engine.validate import InvariantBroken
-from ringpit.testing.flow import creations, frames
+from ringpit.shards.flow import creations, frames
 
 
 @pytest.fixture
