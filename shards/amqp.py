@@ -4,10 +4,10 @@ RabbitMQ links: one connection with one channel, kept alive, turned by its owner
 A process here has a duty cycle of its own, so pika does not get to run the loop: the owner calls
 `link.poll(timeout_seconds)`, which runs pika's event loop for exactly one turn (shards/wire.py).
 
-    DOWN --due--> CONNECTING --open--> SETTING_UP --owner's declarations answered--> READY
-      ^               |                    |                                         |   |
-      |               |                    |                       lost -------------+   | drop()
-      +-- back-off ---+--------------------+-----------------------+----------------- LEAVING
+    DOWN --due--> CONNECTING --open--> SETTING_UP --declarations answered--> READY
+      ^                |                 |  ^                                 | |
+      |                |                 |  +---------- reopen() -------------+ |
+      +--- back-off ---+-----------------+---- lost, too late, or drop(): LEAVING
 
 An idle turn costs about 9 microseconds; a connection and its channel about 10 ms.
 
@@ -17,6 +17,9 @@ Invariants:
     A2  a lost connection is followed by a new connection object, after a back-off with jitter
     A3  `losses` rises whenever a channel that was READY is gone: its delivery tags and confirms are void
     A4  nothing that is said or raised holds a user name or a password
+    A5  no state but READY and DOWN lasts: what the broker does not answer in time is given up and started again. A
+        quorum queue that was declared in the second before a kill of RabbitMQ 3.10 is there after the restart,
+        has no leader, and answers nothing for ever (seen)
 """
 
 import logging
@@ -31,6 +34,7 @@ from urllib.parse import unquote, urlsplit
 
 import pika
 from pika import exceptions
+
 from ringpit.shards.wire import (
     FRAME_OVERHEAD_BYTES,
     Connection,
@@ -46,6 +50,9 @@ SIP_SECONDS_MAX: Final = (
 )
 BACKOFF_SECONDS_MIN: Final = 0.1
 BACKOFF_SECONDS_MAX: Final = 5.0
+SET_UP_SECONDS: Final = 15.0  # declarations unanswered for so long: start again
+LEAVE_SECONDS: Final = 2.0  # a close unanswered for so long: cut the stream
+FOREVER: Final = float("inf")
 
 # pika reports every failed attempt three times, with a traceback; the link says it once.
 logging.getLogger("pika").setLevel(logging.CRITICAL)
@@ -211,7 +218,7 @@ class Link:
         self._loop = Loop()
         self._connection: Connection | None = None
         self._failures = 0
-        self._retry_at = 0.0
+        self._due_at = 0.0  # when the state has lasted long enough; see `_act`
         self._refusal: str | None = None
         self._drop_because: str | None = None
         self._ready_at = 0.0
@@ -238,8 +245,10 @@ class Link:
 
         Raises BrokerRefused if the broker answered and said no.
         """
-        if self.state is LinkState.DOWN:
-            timeout_seconds = min(timeout_seconds, self._connect_if_due())
+        now = time.monotonic()
+        if now >= self._due_at:
+            self._act()
+        timeout_seconds = min(timeout_seconds, max(0.0, self._due_at - now))
         if self._connection is not None:
             self._connection.flush()
         if self._paused and self.state is LinkState.READY:
@@ -282,7 +291,7 @@ class Link:
         """Close the channel, so that everything unacknowledged goes back to its queue, and open a new one."""
         if self.state is LinkState.READY:
             self.losses += 1  # A3
-            self.state = LinkState.REOPENING
+            self._enter(LinkState.REOPENING, SET_UP_SECONDS)
             self._loop.set_reading(True)
             close_channel(self.channel)
 
@@ -290,31 +299,49 @@ class Link:
         """Give the connection up at the end of this `poll`, say why, and make a new one after the back-off."""
         self._drop_because = reason
 
-    def close(self, timeout_seconds: float = 2.0) -> None:
+    def close(self, timeout_seconds: float = LEAVE_SECONDS) -> None:
         """Close in order if the broker answers within the time, else just leave. Safe to call twice."""
         if self.state is LinkState.CLOSED:
             return
         if self.state is LinkState.READY:
             self.losses += 1  # A3
-        self.state = LinkState.CLOSED
+        self._enter(LinkState.CLOSED)
         self._loop.set_reading(True)
-        close_connection(self._connection)
         deadline = time.monotonic() + timeout_seconds
-        while self._connection is not None and time.monotonic() < deadline:
-            self._connection.flush()
-            self._loop.turn(0.05)
-        if self._connection is not None:  # the broker does not answer: cut the stream
-            self._connection._terminate_stream(exceptions.StreamLostError("no answer to close"))  # noqa: SLF001
+        try:
+            close_connection(self._connection)
+            while self._connection is not None and time.monotonic() < deadline:
+                self._connection.flush()
+                self._loop.turn(0.05)
+            self._cut()
             self._loop.turn(0.0)
+        except (
+            AssertionError
+        ):  # pika's own, at a handshake that is ended in the middle; the socket is closed by then
+            pass
         self._connection = None
         self._loop.close()
 
-    def _connect_if_due(self) -> float:
-        """Start a connection, or return the seconds until one is due."""
-        wait_seconds = self._retry_at - time.monotonic()
-        if wait_seconds > 0:
-            return wait_seconds
-        self.state = LinkState.CONNECTING
+    def _enter(self, state: LinkState, seconds: float = FOREVER) -> None:
+        """Change the state; after so long, `_act` is called."""
+        self.state = state
+        self._due_at = time.monotonic() + seconds
+
+    def _act(self) -> None:
+        """The state has lasted as long as it may."""
+        if self.state is LinkState.DOWN:
+            self._connect()
+        elif self.state in SETTING_UP:
+            self.drop(
+                f"no answer to the declarations in {SET_UP_SECONDS:.0f} s; if it goes on, see in the broker's log "
+                "whether a quorum queue has no leader, and restart the broker or delete that queue"
+            )
+        elif self.state is LinkState.LEAVING:
+            self._cut()
+
+    def _connect(self) -> None:
+        """Start a connection, on a new object (A2)."""
+        self._enter(LinkState.CONNECTING)
         self.attempts += 1
         self.blocked = False
         self._loop.set_reading(True)
@@ -326,7 +353,12 @@ class Link:
             custom_ioloop=self._loop,
         )
         self._connection.on_confirm = self._on_confirm
-        return float("inf")
+
+    def _cut(self) -> None:
+        """Leave a broker that does not answer to a close."""
+        self._due_at = FOREVER
+        if self._connection is not None:
+            self._connection._terminate_stream(exceptions.StreamLostError("no answer to close"))  # noqa: SLF001
 
     def _turn_without_reading(self, timeout_seconds: float) -> None:
         """One turn that leaves the socket unread, unless a sip is due."""
@@ -340,7 +372,7 @@ class Link:
 
     def _on_open(self, connection: Connection) -> None:
         """The handshake is done: open the channel."""
-        self.state = LinkState.SETTING_UP
+        self._enter(LinkState.SETTING_UP, SET_UP_SECONDS)
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._open_channel()
@@ -360,7 +392,8 @@ class Link:
     def _on_set_up(self, channel: Any) -> None:
         """The last declaration is answered."""
         if channel is self.channel and self.state in SETTING_UP:
-            reopened, self.state = self.state is LinkState.REOPENING, LinkState.READY
+            reopened = self.state is LinkState.REOPENING
+            self._enter(LinkState.READY)
             self._told = False
             if not reopened:
                 self._ready_at = time.monotonic()
@@ -391,9 +424,8 @@ class Link:
         if was_ready and now - self._ready_at > BACKOFF_SECONDS_MAX:
             self._failures = 0
         wait_seconds = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** min(self._failures, 16))
-        self._retry_at = now + wait_seconds * random.uniform(0.5, 1.0)
         self._failures += 1
-        self.state = LinkState.DOWN
+        self._enter(LinkState.DOWN, wait_seconds * random.uniform(0.5, 1.0))
         remedy = remedy_for(error)
         if remedy and self.losses == 0:
             self._refusal = f"{cause_of(error)}; {remedy}"
@@ -428,7 +460,7 @@ class Link:
         if self._connection is not None and self._connection.is_open:
             if self.state is LinkState.READY:
                 self.losses += 1  # A3
-            self.state = LinkState.LEAVING
+            self._enter(LinkState.LEAVING, LEAVE_SECONDS)
             self._told = True
             self._say(f"{self.name}: connecting anew to RabbitMQ at {self.endpoint.address}: {reason}")
             close_connection(self._connection)

@@ -17,9 +17,4 @@ class Exit(IntEnum):
     UNAVAILABLE = 69  # a broker is away
     BROKEN = 70  # our own thinking is wrong
     LOG_FAILED = 74  # the log failed in the middle: recover
-    SUPERVISOR_GONE = 75  # orphaned
-
-    @property
-    def final(self) -> bool:
-        """True if starting the process again cannot help."""
-        return self in (Exit.CONFIG, Exit.REFUSED)
+    INTERRUPTED = 130  # by a signal, before there was a result

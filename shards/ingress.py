@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
+
 from ringpit.engine.limits import power_of_two
 from ringpit.engine.records import dtype_of
 from ringpit.ipc.atomics import load_cell, store_cell

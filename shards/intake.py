@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import pika
+
 from ringpit.shards.amqp import Endpoint, Link
 from ringpit.shards.delivery import Body, Delivery, Intake, Tags, publisher_key
 from ringpit.shards.ingress import IngressFeeder, IngressIntake

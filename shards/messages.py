@@ -37,6 +37,7 @@ from typing import Annotated, Any, Final, Self
 import msgspec
 import numpy as np
 from msgspec import Meta
+
 from ringpit.engine.codes import CommandKind, Flag, OrderType, Reason, Side, TimeInForce
 from ringpit.engine.limits import FRAME_COMMANDS_MAX, INT64_MAX
 from ringpit.engine.records import COMMAND, RECORD_BYTES

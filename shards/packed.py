@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import numpy as np
 from numba import njit
+
 from ringpit.engine.codes import CommandKind, Flag, OrderType, Side, TimeInForce
 from ringpit.engine.limits import FRAME_COMMANDS_MAX, INT64_MAX
 from ringpit.engine.records import COMMAND, LAYOUT_VERSION, RECORD_BYTES, dtype_of

@@ -211,9 +211,10 @@ def run_router(config: Config, index: int, incarnation: int, say: Callable[[str]
     router = Router(index, segment, first_position(incarnation), intake, directory, shards, say)
     seen = [0] * shards
     deadline = 0.0
-    segment.store("state", State.RUNNING)
     turns = 0
     while True:
+        if segment.load("state") == State.STARTING and intake.ready():
+            segment.store("state", State.RUNNING)
         for shard in range(shards):
             current = peers.incarnation(Role.WORKER, shard)
             if current != seen[shard]:

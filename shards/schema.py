@@ -10,6 +10,7 @@ import json
 from typing import Any, Final
 
 import msgspec
+
 from ringpit.engine.codes import CommandKind, Flag, OrderType, Reason, ReportKind, Side, TimeInForce
 from ringpit.engine.records import COMMAND_FIELDS, LAYOUT_VERSION, MARKER_FIELDS, REPORT_FIELDS, dtype_of
 from ringpit.shards.messages import DECODERS, Delivery, Integer, IntegerText, PriceText

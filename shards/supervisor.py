@@ -53,7 +53,8 @@ from ringpit.shards.warm import warm
 WATCH_SECONDS: Final = 0.1
 BACKOFF_SECONDS_MIN: Final = 0.05
 BACKOFF_SECONDS_MAX: Final = 5.0
-DEATHS_BEFORE_RUNNING_MAX: Final = 10
+DEATHS_IN_A_ROW_MAX: Final = 10
+LONG_LIFE_SECONDS: Final = 10.0  # who lived that long dies for a new reason
 KILL_GRACE_SECONDS: Final = 5.0
 INHERITED: Final = {  # words and regions that a successor goes on with
     Role.ROUTER: ("ingress_head",),
@@ -85,7 +86,7 @@ class Child:
     incarnation: int = 0
     process: ForkServerProcess | None = None
     segment: Segment | None = None
-    deaths: int = 0  # in a row without reaching RUNNING for long
+    deaths: int = 0  # in a row, each after a short life
     due: float = 0.0  # when to start it again
     started: float = 0.0
     restarts: int = 0
@@ -269,8 +270,9 @@ class Supervisor:
         final = code in (Exit.CONFIG, Exit.REFUSED) or (
             code == Exit.UNAVAILABLE and child.restarts == 0 and not reached
         )
-        child.deaths = 1 if reached else child.deaths + 1
-        if final or child.deaths > DEATHS_BEFORE_RUNNING_MAX:
+        long_life = time.monotonic() - child.started > LONG_LIFE_SECONDS
+        child.deaths = 1 if long_life else child.deaths + 1
+        if final or child.deaths > DEATHS_IN_A_ROW_MAX:
             self._code = Exit(code) if code in set(Exit) and code else Exit.BROKEN
             self._say(f"{child.name}: {how}; another try would not help, so the exchange ends")
             return

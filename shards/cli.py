@@ -1,0 +1,221 @@
+"""
+The `ringpit` command.
+
+Heavy imports wait until a command needs them: start-up counts. Exit codes are those of exits.py.
+"""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from ringpit.shards.exits import Exit
+
+app = typer.Typer(
+    name="ringpit",
+    help="A matching engine for an exchange of events, sharded over processes.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="TOML file; without one the defaults hold.", show_default=False),
+]
+
+
+def say(text: str) -> None:
+    """One line for one fact, on standard error."""
+    print(f"ringpit: {text}", file=sys.stderr, flush=True)
+
+
+def fail(error: BaseException, code: Exit) -> typer.Exit:
+    """Say what is wrong and how the command ends."""
+    say(str(error))
+    return typer.Exit(code)
+
+
+def load_config(path: Path | None) -> Any:
+    """The configuration, or exit 2 with a sentence."""
+    from ringpit.shards.config import ConfigError, check_cores, load
+
+    try:
+        config = load(path)
+        check_cores(config)
+    except ConfigError as error:
+        raise fail(error, Exit.CONFIG) from None
+    return config
+
+
+def expected_errors() -> tuple[tuple[type[BaseException], Exit], ...]:
+    """What may go wrong at a start, and how the command ends then."""
+    from ringpit.ipc.segment import SegmentError
+    from ringpit.shards.lock import AlreadyRunning
+    from ringpit.shards.supervisor import Unavailable
+
+    return (
+        (AlreadyRunning, Exit.UNAVAILABLE),
+        (Unavailable, Exit.UNAVAILABLE),
+        (SegmentError, Exit.REFUSED),
+        (FileExistsError, Exit.CONFIG),
+        (ValueError, Exit.CONFIG),
+        (OSError, Exit.UNAVAILABLE),
+    )
+
+
+def guarded(run: Any) -> None:
+    """Run, turn expected errors into sentences, and exit with the code."""
+    known = expected_errors()
+    try:
+        code = run()
+    except tuple(error for error, _ in known) as error:
+        raise fail(error, next(code for kind, code in known if isinstance(error, kind))) from None
+    raise typer.Exit(code)
+
+
+@app.command()
+def run(config: ConfigFile = None) -> None:
+    """Start the exchange and keep it running until SIGINT or SIGTERM."""
+    from ringpit.shards.config import warnings
+
+    loaded = load_config(config)
+    for warning in warnings(loaded):
+        say(f"warning: {warning}")
+    guarded(lambda: run_exchange(loaded))
+
+
+def run_exchange(config: Any) -> Exit:
+    """The life of `ringpit run`."""
+    from ringpit.shards.supervisor import Supervisor
+
+    stop = StopRequest()
+    with Supervisor(config, say) as exchange:
+        if exchange.wait_ready():
+            say(f"accepting orders {exchange.ready_seconds:.2f} s after the processes were started")
+        while exchange.watch() and not stop.wanted:
+            pass
+        if stop.wanted:
+            say(f"stopping on {stop.wanted}: intake first, then what is in the rings, then the reports")
+        exchange.stop()
+    return exchange.code
+
+
+class StopRequest:
+    """Set by the first SIGINT or SIGTERM; the second one ends at once."""
+
+    def __init__(self) -> None:
+        """Take the two signals over."""
+        self.wanted = ""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Remember the first, raise at the second."""
+        if self.wanted:
+            raise SystemExit(128 + number)
+        self.wanted = signal.Signals(number).name
+
+
+@app.command("check-config")
+def check_config(
+    config: ConfigFile = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print every value and where it came from.")
+    ] = False,
+) -> None:
+    """Check a configuration; exit 2 with a sentence if it cannot be used."""
+    from ringpit.shards.config import explain as explained
+    from ringpit.shards.config import warnings
+
+    loaded = load_config(config)
+    if explain:
+        for path, value, source in explained(loaded):
+            print(f"{path} = {value}    # {source}")
+    for warning in warnings(loaded):
+        say(f"warning: {warning}")
+    say("the configuration is good")
+
+
+@app.command()
+def demo(
+    config: ConfigFile = None,
+    brokers: Annotated[
+        bool, typer.Option("--brokers", help="Over RabbitMQ and Kafka instead of rings and files.")
+    ] = False,
+    orders: Annotated[int, typer.Option(min=1_000, help="Orders, cancels and amends to send.")] = 1_000_000,
+    events: Annotated[int, typer.Option(min=1, help="Events that they are spread over.")] = 20,
+    frame_orders: Annotated[int, typer.Option(min=1, max=4_096, help="Orders in one delivery.")] = 100,
+    rate: Annotated[float, typer.Option(min=0, help="Orders a second, open loop; 0: full speed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order flow.")] = 7,
+    data: Annotated[Path, typer.Option(help="Folder of everything that is written; emptied first.")] = Path(
+        "data/demo"
+    ),
+) -> None:
+    """Run a whole exchange on a seeded order flow, and print what happened."""
+    from ringpit.shards.demo import Demo, demo_config
+
+    loaded = demo_config(load_config(config), data, brokers=brokers)
+    stop = StopRequest()
+
+    def run_demo() -> Exit:
+        """The demonstration, stopped by a signal."""
+        demonstration = Demo(
+            loaded,
+            orders=orders,
+            seed=seed,
+            events=events,
+            frame_orders=frame_orders,
+            orders_per_second=rate,
+            say=say,
+            interrupted=lambda: bool(stop.wanted),
+        )
+        code = demonstration.run()
+        return code if not stop.wanted else Exit.INTERRUPTED
+
+    guarded(run_demo)
+
+
+@app.command()
+def replay(
+    source: Annotated[str, typer.Argument(help="NDJSON file of EventMessages, or - for standard input.")],
+) -> None:
+    """Apply EventMessages in one process and print the reports as NDJSON; the same input gives the same bytes."""
+    from ringpit.shards.replay import replay_lines
+
+    try:
+        if source == "-":
+            failures = replay_lines(sys.stdin.buffer, sys.stdout.buffer, say)
+        else:
+            with Path(source).open("rb") as lines:
+                failures = replay_lines(lines, sys.stdout.buffer, say)
+    except BrokenPipeError:
+        raise typer.Exit(Exit.STOPPED) from None
+    except OSError as error:
+        raise fail(
+            OSError(
+                f"{source} cannot be read ({error.strerror}): name an NDJSON file, or - for standard input"
+            ),
+            Exit.CONFIG,
+        ) from None
+    raise typer.Exit(Exit.REFUSED if failures else Exit.STOPPED)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of EventMessage and the layout of the packed form."""
+    from ringpit.shards.schema import print_schema
+
+    print_schema()
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
