@@ -13,6 +13,7 @@ import pika
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ringpit.shards.amqp import BrokerRefused, Endpoint, Link, LinkState
 from ringpit.shards.wire import Properties, publish_frames, publish_method, read_properties
 
@@ -241,6 +242,18 @@ def test_a_listener_that_never_answers_is_given_up():
         link.close()
 
     assert "no RabbitMQ at" in lines[0]
+
+
+@pytest.mark.brokers
+def test_a_link_can_be_closed_at_any_moment(rabbitmq_url, endpoint_of):
+    """Before, in the middle of and after the handshake: nothing is raised, nothing is left open."""
+    for turns in range(12):
+        link = Link("test", endpoint_of(rabbitmq_url), plain_set_up, lambda _: None)
+        for _ in range(turns):
+            link.poll(0.002)
+        link.close()
+
+        assert LinkState.CLOSED is link.state
 
 
 @pytest.mark.brokers

@@ -8,6 +8,7 @@ import uuid
 import numpy as np
 import pika
 import pytest
+
 from ringpit.shards.delivery import NO_KEY, publisher_key
 from ringpit.shards.ingress import INGRESS, Cell, IngressFeeder, IngressIntake
 from ringpit.shards.intake import RabbitIntake

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ringpit.engine.records import RECORD_BYTES
 from ringpit.ipc.segment import Region, Segment, SegmentLayout
 from ringpit.shards.delivery import NO_KEY

@@ -7,11 +7,10 @@ import time
 
 import pika
 import pytest
+
 from ringpit.shards.delivery import NO_KEY, Delivery, publisher_key
 from ringpit.shards.intake import RabbitIntake, dead_letter_properties, queue_arguments
 from ringpit.shards.wire import publish_frames, publish_method
-
-pytestmark = pytest.mark.brokers
 
 DEADLINE_SECONDS = 60.0
 SECRET = "do-not-print-this"  # noqa: S105 - made up here
@@ -102,6 +101,7 @@ def test_the_queue_has_no_delivery_limit_on_any_version():
     assert -1 == queue_arguments((4, 0, 0))["x-delivery-limit"]
 
 
+@pytest.mark.brokers
 def test_the_key_uses_all_three_parts(place):
     """User, application and message id make the key; a part cannot run into the next."""
     intake = place.ready_intake()
@@ -113,6 +113,7 @@ def test_the_key_uses_all_three_parts(place):
     assert "m" == delivery.message_id
 
 
+@pytest.mark.brokers
 def test_a_waiting_second_consumer_gets_the_rest_in_order(place):
     """When the active intake closes with deliveries in hand, the next one gets those first."""
     active = place.ready_intake(prefetch=20)
@@ -130,6 +131,7 @@ def test_a_waiting_second_consumer_gets_the_rest_in_order(place):
     assert list(range(5, 60)) == numbers(deliveries)
 
 
+@pytest.mark.brokers
 def test_reopen_keeps_the_queue_from_a_waiting_second_consumer_in_order(place):
     """Whoever is active after a reopen, what was unacknowledged comes before what was not yet delivered."""
     active = place.ready_intake(prefetch=20)
@@ -150,6 +152,7 @@ def test_reopen_keeps_the_queue_from_a_waiting_second_consumer_in_order(place):
     assert list(range(40)) == numbers(deliveries)
 
 
+@pytest.mark.brokers
 def test_a_broker_that_dies_and_comes_back_redelivers_in_order(place, brokers):
     """kill -9 and a restart: the generation rises, what was not acknowledged comes in order, and it goes on."""
     intake = place.ready_intake()
@@ -171,6 +174,7 @@ def test_a_broker_that_dies_and_comes_back_redelivers_in_order(place, brokers):
     assert 1 == sum("lost RabbitMQ" in line for line in place.lines if line.startswith("intake"))
 
 
+@pytest.mark.brokers
 def test_a_paused_intake_leaves_the_socket_alone_and_keeps_its_connection(place):
     """Backlog stays in the broker and the kernel, sips are small, heartbeats go on for longer than both sides wait."""
     intake = place.ready_intake(heartbeat_seconds=1)
@@ -189,6 +193,7 @@ def test_a_paused_intake_leaves_the_socket_alone_and_keeps_its_connection(place)
     assert 40 == len(take(intake, 40))
 
 
+@pytest.mark.brokers
 def test_prefetch_bounds_what_is_held(place):
     """No more than the prefetch is handed out until something is acknowledged."""
     intake = place.ready_intake(prefetch=7)
@@ -221,6 +226,7 @@ def with_header(table):
     return struct.pack(">HI", 1 << 13, len(table)) + table
 
 
+@pytest.mark.brokers
 def test_properties_of_strange_types_stop_nothing(place):
     """Headers that pika cannot decode, texts that are no UTF-8: delivered, then everything behind them."""
     intake = place.ready_intake()
@@ -246,6 +252,7 @@ def test_properties_of_strange_types_stop_nothing(place):
     assert [deliveries[0].tag, deliveries[1].tag] == tags
 
 
+@pytest.mark.brokers
 def test_a_dead_letter_waits_for_its_confirm(place):
     """Nobody bound to the exchange: the message is not lost, its tag is not named, until there is a queue again."""
     intake = place.ready_intake()
@@ -271,6 +278,7 @@ def test_a_dead_letter_waits_for_its_confirm(place):
     assert place.queue == properties.headers["x-ringpit-queue"]
 
 
+@pytest.mark.brokers
 def test_no_line_shows_credentials(place, brokers):
     """Through connecting, losing and reconnecting, neither name nor password is said."""
     with place.connect() as connection:
@@ -285,6 +293,7 @@ def test_no_line_shows_credentials(place, brokers):
     assert SECRET not in "\n".join([str(caught.value), *place.lines, repr(intake._link.endpoint)])
 
 
+@pytest.mark.brokers
 def test_a_torn_stream_reconnects(place):
     """Cutting the socket under the connection is a loss like any other: void, reconnect, redeliver."""
     intake = place.ready_intake()
