@@ -13,6 +13,8 @@ Fast here because a command is one pass over its own record, a taker's state sta
 sweeps, and no branch asks for a feature that the event does not have. Slow at a first touch of cold
 memory: an order far from the touch is four or five cache misses.
 
+Codes are passed on as plain numbers (`.value`): members of different enums would compile every callee anew.
+
 The rules M1 to M12 are numbered in ARCHITECTURE.md, "Matching rules". The invariants are those of
 tables.py, ladder.py, index.py and window.py.
 """
@@ -90,7 +92,7 @@ def answer(t, reports, commands, slot, kind, reason, flags, leaves):
         t,
         reports,
         kind,
-        commands[slot]["side"],
+        np.int64(commands[slot]["side"]),
         reason,
         flags,
         commands[slot]["event"],
@@ -105,38 +107,38 @@ def answer(t, reports, commands, slot, kind, reason, flags, leaves):
 @leaf
 def refuse(t, reports, commands, slot, reason):
     """REJECTED; the state is untouched."""
-    answer(t, reports, commands, slot, ReportKind.REJECTED, reason, 0, 0)
+    answer(t, reports, commands, slot, ReportKind.REJECTED.value, reason, 0, 0)
     return DONE
 
 
 @leaf
 def refusal_of_any(t, commands, slot, book):
     """The checks that NEW, CANCEL and AMEND share, in the order of M7."""
-    if commands[slot]["verdict"] != Reason.NONE:
+    if commands[slot]["verdict"] != Reason.NONE.value:
         return np.int64(commands[slot]["verdict"])
     if book == NIL:
-        return Reason.UNKNOWN_EVENT
+        return Reason.UNKNOWN_EVENT.value
     if t.books[book]["state"] != EventState.OPEN:
-        return Reason.ALREADY_SETTLED
+        return Reason.ALREADY_SETTLED.value
     if (
         not Side.BUY <= commands[slot]["side"] <= Side.SELL
         or not OrderType.LIMIT <= commands[slot]["order_type"] <= OrderType.MARKET
         or not TimeInForce.GTC <= commands[slot]["time_in_force"] <= TimeInForce.FOK
-        or commands[slot]["flags"] & ~Flag.NO_PRICE != 0
+        or commands[slot]["flags"] & ~Flag.NO_PRICE.value != 0
         or commands[slot]["self_trade"] != 0
         or commands[slot]["outcome"] != 0
         or commands[slot]["expires_ns"] != 0
     ):
-        return Reason.UNSUPPORTED
-    return Reason.NONE
+        return Reason.UNSUPPORTED.value
+    return Reason.NONE.value
 
 
 @leaf
 def refusal_of_price(t, book, price):
     """PRICE_OUT_OF_RANGE unless the price lies in the book's range."""
     if t.books[book]["low"] <= price <= t.books[book]["high"]:
-        return Reason.NONE
-    return Reason.PRICE_OUT_OF_RANGE
+        return Reason.NONE.value
+    return Reason.PRICE_OUT_OF_RANGE.value
 
 
 @leaf
@@ -169,37 +171,37 @@ def begin(t, side, limit, price_level, price, quantity, filled, order, account):
 def start_new(t, reports, commands, slot, book):
     """NEW: check (M7), accept, and hand over to matching."""
     reason = refusal_of_any(t, commands, slot, book)
-    if reason != Reason.NONE:
+    if reason != Reason.NONE.value:
         return refuse(t, reports, commands, slot, reason)
     quantity = commands[slot]["quantity"]
     if quantity < 1:
-        return refuse(t, reports, commands, slot, Reason.QTY_INVALID)
+        return refuse(t, reports, commands, slot, Reason.QTY_INVALID.value)
     if quantity > QUANTITY_MAX:
-        return refuse(t, reports, commands, slot, Reason.QTY_LIMIT)
-    side = commands[slot]["side"]
+        return refuse(t, reports, commands, slot, Reason.QTY_LIMIT.value)
+    side = np.int64(commands[slot]["side"])
     market = commands[slot]["order_type"] == OrderType.MARKET
-    if commands[slot]["flags"] & Flag.NO_PRICE:
+    if commands[slot]["flags"] & Flag.NO_PRICE.value:
         if not market:
-            return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE)
+            return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE.value)
         limit = t.books[book]["base"]
         if side == Side.BUY:
             limit += t.books[book]["high"] - t.books[book]["low"]
     else:
-        if refusal_of_price(t, book, commands[slot]["price"]) != Reason.NONE:
-            return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE)
+        if refusal_of_price(t, book, commands[slot]["price"]) != Reason.NONE.value:
+            return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE.value)
         limit = level_of(t, book, commands[slot]["price"])
     order = commands[slot]["order"]
     if find_order(t, book, order) != index.MISSING:
-        return refuse(t, reports, commands, slot, Reason.DUP_CLIENT_ORDER_ID)
+        return refuse(t, reports, commands, slot, Reason.DUP_CLIENT_ORDER_ID.value)
     time_in_force = commands[slot]["time_in_force"]
     if time_in_force == TimeInForce.FOK and not fillable(t, book, side, limit, quantity):
-        return refuse(t, reports, commands, slot, Reason.FOK_UNFILLABLE)
+        return refuse(t, reports, commands, slot, Reason.FOK_UNFILLABLE.value)
     price_level = NIL
     if time_in_force == TimeInForce.GTC and not market:
         price_level = limit
         if t.cells[Cell.ORDERS_FREE] == NIL:
-            return refuse(t, reports, commands, slot, Reason.BOOK_CAPACITY)
-    answer(t, reports, commands, slot, ReportKind.ACCEPTED, Reason.NONE, 0, quantity)
+            return refuse(t, reports, commands, slot, Reason.BOOK_CAPACITY.value)
+    answer(t, reports, commands, slot, ReportKind.ACCEPTED.value, Reason.NONE.value, 0, quantity)
     return begin(
         t, side, limit, price_level, commands[slot]["price"], quantity, 0, order, commands[slot]["account"]
     )
@@ -214,7 +216,7 @@ def drop_order(t, reports, book, order_slot, position, reason):
     emit(
         t,
         reports,
-        ReportKind.CANCELED,
+        ReportKind.CANCELED.value,
         side,
         reason,
         0,
@@ -232,15 +234,15 @@ def drop_order(t, reports, book, order_slot, position, reason):
 def start_cancel(t, reports, commands, slot, book):
     """CANCEL (M5)."""
     reason = refusal_of_any(t, commands, slot, book)
-    if reason != Reason.NONE:
+    if reason != Reason.NONE.value:
         return refuse(t, reports, commands, slot, reason)
     position = find_order(t, book, commands[slot]["order"])
     if position == index.MISSING:
-        return refuse(t, reports, commands, slot, Reason.UNKNOWN_ORDER)
+        return refuse(t, reports, commands, slot, Reason.UNKNOWN_ORDER.value)
     order_slot = index.slot_at(t.index, position)
     if t.details[order_slot]["account"] != commands[slot]["account"]:
-        return refuse(t, reports, commands, slot, Reason.NOT_OWNER)
-    drop_order(t, reports, book, order_slot, position, Reason.NONE)
+        return refuse(t, reports, commands, slot, Reason.NOT_OWNER.value)
+    drop_order(t, reports, book, order_slot, position, Reason.NONE.value)
     return TELLING
 
 
@@ -248,42 +250,42 @@ def start_cancel(t, reports, commands, slot, book):
 def start_amend(t, reports, commands, slot, book):
     """AMEND (M6): in place if only smaller, else out of the book and in again as a taker."""
     reason = refusal_of_any(t, commands, slot, book)
-    if reason != Reason.NONE:
+    if reason != Reason.NONE.value:
         return refuse(t, reports, commands, slot, reason)
     order = commands[slot]["order"]
     position = find_order(t, book, order)
     if position == index.MISSING:
-        return refuse(t, reports, commands, slot, Reason.UNKNOWN_ORDER)
+        return refuse(t, reports, commands, slot, Reason.UNKNOWN_ORDER.value)
     order_slot = index.slot_at(t.index, position)
     account = t.details[order_slot]["account"]
     if account != commands[slot]["account"]:
-        return refuse(t, reports, commands, slot, Reason.NOT_OWNER)
+        return refuse(t, reports, commands, slot, Reason.NOT_OWNER.value)
     total = commands[slot]["quantity"]
     if total < 0:
-        return refuse(t, reports, commands, slot, Reason.QTY_INVALID)
+        return refuse(t, reports, commands, slot, Reason.QTY_INVALID.value)
     if total > QUANTITY_MAX:
-        return refuse(t, reports, commands, slot, Reason.QTY_LIMIT)
+        return refuse(t, reports, commands, slot, Reason.QTY_LIMIT.value)
     level = t.orders[order_slot]["level"]
     new_level = level
-    if commands[slot]["flags"] & Flag.NO_PRICE == 0:
-        if refusal_of_price(t, book, commands[slot]["price"]) != Reason.NONE:
-            return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE)
+    if commands[slot]["flags"] & Flag.NO_PRICE.value == 0:
+        if refusal_of_price(t, book, commands[slot]["price"]) != Reason.NONE.value:
+            return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE.value)
         new_level = level_of(t, book, commands[slot]["price"])
     filled = t.details[order_slot]["filled"]
     was_open = t.orders[order_slot]["open"]
     if total == 0:
         total = filled + was_open
     if total <= filled:
-        drop_order(t, reports, book, order_slot, position, Reason.NONE)
+        drop_order(t, reports, book, order_slot, position, Reason.NONE.value)
         return TELLING
     now_open = total - filled
     side = side_of(t, book, level)
     emit(
         t,
         reports,
-        ReportKind.AMENDED,
+        ReportKind.AMENDED.value,
         side,
-        Reason.NONE,
+        Reason.NONE.value,
         0,
         commands[slot]["event"],
         order,
@@ -311,9 +313,9 @@ def fill(t, reports, book, side, level, maker, quantity, leaves):
     emit(
         t,
         reports,
-        ReportKind.FILL_MAKER,
+        ReportKind.FILL_MAKER.value,
         1 - side,
-        Reason.NONE,
+        Reason.NONE.value,
         0,
         event,
         t.orders[maker]["id"],
@@ -325,9 +327,9 @@ def fill(t, reports, book, side, level, maker, quantity, leaves):
     emit(
         t,
         reports,
-        ReportKind.FILL_TAKER,
+        ReportKind.FILL_TAKER.value,
         side,
-        Reason.NONE,
+        Reason.NONE.value,
         0,
         event,
         t.cells[Cell.ORDER],
@@ -386,9 +388,9 @@ def match(t, reports):
     emit(
         t,
         reports,
-        ReportKind.CANCELED,
+        ReportKind.CANCELED.value,
         side,
-        Reason.IOC_REMAINDER,
+        Reason.IOC_REMAINDER.value,
         0,
         t.books[book]["event"],
         t.cells[Cell.ORDER],
@@ -406,9 +408,9 @@ def tell_level(t, reports, book, level, side, quantity):
     emit(
         t,
         reports,
-        ReportKind.LEVEL,
+        ReportKind.LEVEL.value,
         side,
-        Reason.NONE,
+        Reason.NONE.value,
         0,
         t.books[book]["event"],
         0,
@@ -471,9 +473,9 @@ def tell_book(t, reports, book):
     emit(
         t,
         reports,
-        ReportKind.BOOK_RESET,
+        ReportKind.BOOK_RESET.value,
         0,
-        Reason.NONE,
+        Reason.NONE.value,
         0,
         t.books[book]["event"],
         t.books[book]["tick_units"] * 32 + t.books[book]["decimals"],
@@ -487,33 +489,33 @@ def tell_book(t, reports, book):
 @leaf
 def start_create(t, reports, commands, slot, book):
     """CREATE_EVENT (M8): a book slot and a run of levels, no allocation."""
-    if commands[slot]["verdict"] != Reason.NONE:
+    if commands[slot]["verdict"] != Reason.NONE.value:
         return refuse(t, reports, commands, slot, commands[slot]["verdict"])
     if not sound(commands, slot):
-        return refuse(t, reports, commands, slot, Reason.UNSUPPORTED)
+        return refuse(t, reports, commands, slot, Reason.UNSUPPORTED.value)
     event = commands[slot]["event"]
     if book != NIL:
         if not same_event(t, commands, slot, book):
-            return refuse(t, reports, commands, slot, Reason.EVENT_EXISTS)
+            return refuse(t, reports, commands, slot, Reason.EVENT_EXISTS.value)
         if t.books[book]["state"] != EventState.OPEN:
-            return refuse(t, reports, commands, slot, Reason.ALREADY_SETTLED)
+            return refuse(t, reports, commands, slot, Reason.ALREADY_SETTLED.value)
         answer(
             t,
             reports,
             commands,
             slot,
-            ReportKind.EVENT_CREATED,
-            Reason.NONE,
-            Flag.REPEAT,
+            ReportKind.EVENT_CREATED.value,
+            Reason.NONE.value,
+            Flag.REPEAT.value,
             commands[slot]["payout"],
         )
         return DONE
     book = t.cells[Cell.BOOKS_USED]
     if book == t.books.shape[0]:
-        return refuse(t, reports, commands, slot, Reason.BOOK_CAPACITY)
+        return refuse(t, reports, commands, slot, Reason.BOOK_CAPACITY.value)
     base = take_run(t, run_bits(commands[slot]["quantity"] - commands[slot]["price"] + 1))
     if base == NIL:
-        return refuse(t, reports, commands, slot, Reason.BOOK_CAPACITY)
+        return refuse(t, reports, commands, slot, Reason.BOOK_CAPACITY.value)
     t.cells[Cell.BOOKS_USED] = book + 1
     t.books[book]["event"] = event
     t.books[book]["state"] = EventState.OPEN
@@ -527,7 +529,16 @@ def start_create(t, reports, commands, slot, book):
     t.books[book]["best_ask"] = NIL
     t.books[book]["orders"] = 0
     index.insert(t.event_index, index.fingerprint_of(0, event), book)
-    answer(t, reports, commands, slot, ReportKind.EVENT_CREATED, Reason.NONE, 0, commands[slot]["payout"])
+    answer(
+        t,
+        reports,
+        commands,
+        slot,
+        ReportKind.EVENT_CREATED.value,
+        Reason.NONE.value,
+        0,
+        commands[slot]["payout"],
+    )
     if t.cells[Cell.MARKET_DATA] != 0:
         tell_book(t, reports, book)
     return DONE
@@ -536,12 +547,14 @@ def start_create(t, reports, commands, slot, book):
 @leaf
 def start_settle(t, reports, commands, slot, book):
     """SETTLE (M9), policy `dummy`."""
-    if commands[slot]["verdict"] != Reason.NONE:
+    if commands[slot]["verdict"] != Reason.NONE.value:
         return refuse(t, reports, commands, slot, commands[slot]["verdict"])
     if book == NIL:
-        return refuse(t, reports, commands, slot, Reason.UNKNOWN_EVENT)
+        return refuse(t, reports, commands, slot, Reason.UNKNOWN_EVENT.value)
     if t.books[book]["state"] != EventState.OPEN:
-        answer(t, reports, commands, slot, ReportKind.EVENT_SETTLED, Reason.NONE, Flag.REPEAT, 0)
+        answer(
+            t, reports, commands, slot, ReportKind.EVENT_SETTLED.value, Reason.NONE.value, Flag.REPEAT.value, 0
+        )
         return DONE
     t.cells[Cell.CANCELED] = 0
     return CLOSING
@@ -559,11 +572,13 @@ def close(t, reports, commands, slot):
             level = t.books[book]["best_ask"]
         order_slot = t.levels[level]["head"]
         position = find_order(t, book, t.orders[order_slot]["id"])
-        drop_order(t, reports, book, order_slot, position, Reason.MARKET_CLOSED)
+        drop_order(t, reports, book, order_slot, position, Reason.MARKET_CLOSED.value)
         t.cells[Cell.CANCELED] += 1
     if not room(t):
         return CLOSING
-    answer(t, reports, commands, slot, ReportKind.EVENT_SETTLED, Reason.NONE, 0, t.cells[Cell.CANCELED])
+    answer(
+        t, reports, commands, slot, ReportKind.EVENT_SETTLED.value, Reason.NONE.value, 0, t.cells[Cell.CANCELED]
+    )
     t.books[book]["state"] = EventState.SETTLED
     return TELLING
 
@@ -595,7 +610,7 @@ def start(t, reports, commands, slot):
         return start_settle(t, reports, commands, slot, book)
     if kind == CommandKind.TICK:
         return DONE
-    return refuse(t, reports, commands, slot, Reason.UNSUPPORTED)
+    return refuse(t, reports, commands, slot, Reason.UNSUPPORTED.value)
 
 
 @leaf
@@ -627,9 +642,9 @@ def mark(t, reports, markers, slot):
         emit(
             t,
             reports,
-            ReportKind.FRAME,
+            ReportKind.FRAME.value,
             0,
-            Reason.NONE,
+            Reason.NONE.value,
             0,
             markers[slot]["position"],
             low,
@@ -646,17 +661,17 @@ def mark(t, reports, markers, slot):
         return
     t.cells[Cell.SKIP_LEFT] = count
     if t.keys[known]["body_hash"] != markers[slot]["body_hash"]:
-        t.cells[Cell.SKIP_REASON] = Reason.KEY_REUSED
+        t.cells[Cell.SKIP_REASON] = Reason.KEY_REUSED.value
         return
-    t.cells[Cell.SKIP_REASON] = Reason.NONE
+    t.cells[Cell.SKIP_REASON] = Reason.NONE.value
     first = t.keys[known]["seq"]
     emit(
         t,
         reports,
-        ReportKind.DUPLICATE,
+        ReportKind.DUPLICATE.value,
         0,
-        Reason.NONE,
-        Flag.REPEAT,
+        Reason.NONE.value,
+        Flag.REPEAT.value,
         markers[slot]["first_event"],
         first,
         0,
@@ -670,7 +685,7 @@ def mark(t, reports, markers, slot):
 def skip(t, reports, commands, slot):
     """A command of a duplicate frame: nothing happens; of a frame with a reused key: refused."""
     t.cells[Cell.SKIP_LEFT] -= 1
-    if t.cells[Cell.SKIP_REASON] != Reason.NONE:
+    if t.cells[Cell.SKIP_REASON] != Reason.NONE.value:
         refuse(t, reports, commands, slot, t.cells[Cell.SKIP_REASON])
 
 
