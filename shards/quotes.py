@@ -11,7 +11,7 @@ Each line is absolute: the state after the command "Seq". A reader keeps the one
 an event and needs no other. A side that nobody quotes is left out of a price, and is empty in a book.
 
 Fast here because the levels are found by the bitmap, best first. Slow when books are many and deep: a level costs
-about 20 ns, so what changed is sent once in an interval, not at every change.
+about 65 ns, a line 300, so what changed is sent once in an interval, not at every change.
 """
 
 from typing import Final
