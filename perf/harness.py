@@ -157,15 +157,15 @@ def text_of(record: dict) -> str:
         f"           {described['kernel']}, Python {described['python']}, numba {described['numba']}, numpy {described['numpy']}",
         f"repeats    {record['repeat']}",
         "",
-        f"{'':<44}{'median':>16}{'lowest':>16}{'highest':>16}",
+        f"{'':<58}{'median':>16}{'lowest':>16}{'highest':>16}",
     ]
     for title, group in (("yardstick", record["yardsticks"]), ("figure", record["figures"])):
         for name, spread in group.items():
             figures = "".join(
                 f"{number_text(spread[column]):>16}" for column in ("median", "lowest", "highest")
             )
-            lines.append(f"{title:<10} {name:<33}{figures}")
-    lines += [f"fact       {name:<33} {value}" for name, value in record["facts"].items()]
+            lines.append(f"{title:<10} {name:<47}{figures}")
+    lines += [f"fact       {name:<47} {value}" for name, value in record["facts"].items()]
     return "\n".join(lines)
 
 
