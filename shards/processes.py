@@ -34,7 +34,7 @@ from ringpit.shards.output import ShardViews, Word
 from ringpit.shards.peers import LAYOUTS, Peers
 from ringpit.shards.publisher import Count, Publisher, Settings
 from ringpit.shards.router import Router
-from ringpit.shards.sinks import FileSink, NoSink, Sink, SinkFailed, StreamSink
+from ringpit.shards.sinks import FileSink, NoSink, ReportsOnly, Sink, SinkFailed, StreamSink
 from ringpit.shards.worker import Worker, WorkerFrozen
 from ringpit.wal.errors import (
     BatchDamaged,
@@ -179,7 +179,13 @@ def output_folder(config: Config) -> Path:
 
 
 def open_sink(config: Config, say: Callable[[str], None]) -> Sink:
-    """Where reports and market data go."""
+    """Where reports go, and market data unless it is switched off."""
+    sink = sink_of(config, say)
+    return sink if config.output.market_data else ReportsOnly(sink)
+
+
+def sink_of(config: Config, say: Callable[[str], None]) -> Sink:
+    """The sink that [output] names."""
     if config.output.sink == "files":
         return FileSink(output_folder(config))
     if config.output.sink == "stdout":

@@ -28,20 +28,11 @@ from ringpit.shards.mirror import allocate_mirror
 from ringpit.shards.output import ShardViews, Word
 from ringpit.shards.prices import PriceSpec
 from ringpit.shards.publisher import Publisher, Settings
-from ringpit.shards.sinks import StreamSink
+from ringpit.shards.sinks import ReportsOnly, StreamSink
 
 LINES_PER_BLOCK: Final = 512
 REPORT_SLOTS: Final = 1 << 16
 TAIL, DURABLE, MATCHED, HEAD, CONFIRMED = range(5)
-
-
-class ReportsOnly(StreamSink):
-    """A stream of reports, without trades, prices and books."""
-
-    def trades(self, *_message: object) -> None:
-        """Not asked for."""
-
-    price = book = trades
 
 
 class Replay:
@@ -55,7 +46,7 @@ class Replay:
         self._words = np.zeros(5, np.int64)
         self._specs: dict[int, PriceSpec] = {}
         self._seq = 1
-        self._publisher = Publisher(ReportsOnly(descriptor, name), Settings())
+        self._publisher = Publisher(ReportsOnly(StreamSink(descriptor, name)), Settings())
         words = [Word(self._words, index) for index in range(5)]
         self._publisher.attach_shard(
             0,

@@ -215,7 +215,6 @@ class Wait(Section, frozen=True):
     mode: Annotated[
         Literal["sleep", "spin", "spin-then-yield"], Meta(description="spin only on cores of one's own")
     ] = "sleep"
-    max_nap_us: Annotated[int, Meta(ge=1, le=1_000_000, description="longest sleep, 1 to 1000000")] = 500
 
 
 class Placement(Section, frozen=True):

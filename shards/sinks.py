@@ -217,6 +217,22 @@ class FileSink(_Confirmed):
     book = partialmethod(_append, "books")
 
 
+class ReportsOnly:
+    """Another sink without trades, prices and books: market data is switched off, or nobody asked for it."""
+
+    def __init__(self, sink: Sink) -> None:
+        """Hands everything else on to `sink`."""
+        self._sink = sink
+        self.addressed = sink.addressed
+        self.reports, self.ready, self.barrier = sink.reports, sink.ready, sink.barrier
+        self.poll, self.flush, self.close = sink.poll, sink.flush, sink.close
+
+    def trades(self, *_message: object) -> None:
+        """Nothing."""
+
+    price = book = trades
+
+
 class Message(NamedTuple):
     """One message that a MemorySink was given."""
 
