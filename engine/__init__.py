@@ -18,9 +18,9 @@ from ringpit.engine.codes import (  # noqa: E402  (kernels may only be defined o
     Side,
     TimeInForce,
 )
-from ringpit.engine.exchange import Exchange, UnknownEvent  # noqa: E402
-from ringpit.engine.limits import Limits  # noqa: E402
-from ringpit.engine.records import COMMAND, MARKER, REPORT  # noqa: E402
+from ringpit.engine.exchange import Exchange, UnknownEvent  # noqa: E402  (as above)
+from ringpit.engine.limits import Limits  # noqa: E402  (as above)
+from ringpit.engine.records import COMMAND, MARKER, REPORT  # noqa: E402  (as above)
 
 __all__ = [
     "COMMAND",

@@ -40,7 +40,7 @@ class UnknownEvent(KeyError):
 def _code(kind: type, name: object) -> int:
     """A code from its member, number or name in any case."""
     if isinstance(name, str):
-        members = kind.__members__  # type: ignore[attr-defined]
+        members = kind.__members__  # type: ignore[attr-defined]  # `kind` is an enumeration
         if name.upper() not in members:
             known = ", ".join(member.lower() for member in members)
             raise ValueError(f"{kind.__name__} must be one of {known}, was {name!r}")

@@ -103,6 +103,7 @@ class Cell(IntEnum):
     LIMIT = auto()  # level slot beyond which it does not trade
     PRICE_LEVEL = auto()  # level slot at which its remainder rests, or NIL
     PRICE = auto()  # its price as asked, for the report of a cancelled remainder
+    FLAGS = auto()  # and its flags
     OPEN = auto()  # lots left
     FILLED = auto()  # lots filled
     ORDER = auto()
@@ -123,7 +124,7 @@ class Tables(NamedTuple):
     details: np.ndarray  # DETAIL x orders
     levels: np.ndarray  # LEVEL x levels
     bitmap: np.ndarray  # int64 words, see ladder.py
-    index: np.ndarray  # int64 entries: (book, order id) to order slot
+    index: np.ndarray  # type: ignore[assignment]  # int64 entries: (book, order id) to order slot; hides tuple.index
     books: np.ndarray  # BOOK x events
     event_index: np.ndarray  # int64 entries: event id to book slot
     keys: np.ndarray  # KEY x keys, a circle

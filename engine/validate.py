@@ -75,7 +75,7 @@ def check_book(t: Tables, book: int, seen: Counter[int]) -> None:
     """T2 and T3 for one open book; counts the order slots it meets."""
     row = t.books[book]
     base, orders = int(row["base"]), 0
-    occupied = {0: [], 1: []}
+    occupied: dict[int, list[int]] = {0: [], 1: []}
     last = base + int(row["high"]) - int(row["low"])
     for level in range(base, last + 1):
         slot, previous, total = int(t.levels[level]["head"]), NIL, 0

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
+
 import ringpit.engine  # noqa: F401 - chooses the folder of numba's cache, before the first kernel is defined
 from ringpit.engine.codes import CommandKind
 from ringpit.engine.records import COMMAND

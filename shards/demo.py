@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -152,30 +153,30 @@ class Demo:
                         return 0.0
                     if matched and confirmed == matched and drained(exchange):
                         break
-            return time.time() - progress[2]
+            return float(time.time() - progress[2])
 
     def _facts(self, exchange: Supervisor, seconds: float, feeder_cpu: float) -> dict[str, Any]:
         """What the table shows."""
         workers = [child for (role, _), child in exchange.children.items() if role is Role.WORKER]
         routers = [child for (role, _), child in exchange.children.items() if role is Role.ROUTER]
-        publisher = exchange.children[Role.PUBLISHER, 0].segment
+        publisher = exchange.children[Role.PUBLISHER, 0].memory
         stages = {}
         for name, _, region in STAGES:
-            segments = [publisher] if region == "whole_ns" else [child.segment for child in workers]
-            stages[name] = histogram.summary(sum(segment.region(region) for segment in segments))
+            segments = [publisher] if region == "whole_ns" else [child.memory for child in workers]
+            stages[name] = histogram.summary(np.sum([segment.region(region) for segment in segments], axis=0))
         return {
             "seconds": seconds,
             "orders": self.orders,
-            "deliveries": sum(child.segment.load("deliveries") for child in routers),
-            "malformed": sum(child.segment.load("malformed") for child in routers),
+            "deliveries": sum(child.memory.load("deliveries") for child in routers),
+            "malformed": sum(child.memory.load("malformed") for child in routers),
             "reports": publisher.load("reports"),
-            "resting": sum(child.segment.load("orders_resting") for child in workers),
-            "log_bytes": sum(child.segment.load("log_bytes") for child in workers),
+            "resting": sum(child.memory.load("orders_resting") for child in workers),
+            "log_bytes": sum(child.memory.load("log_bytes") for child in workers),
             "stages": stages,
             "cpu_ns": {
-                "router": sum(child.segment.load("cpu_ns") for child in routers),
-                "worker": sum(child.segment.load("cpu_ns") for child in workers),
-                "journal": sum(child.segment.load("journal_cpu_ns") for child in workers),
+                "router": sum(child.memory.load("cpu_ns") for child in routers),
+                "worker": sum(child.memory.load("cpu_ns") for child in workers),
+                "journal": sum(child.memory.load("journal_cpu_ns") for child in workers),
                 "publisher": publisher.load("cpu_ns"),
                 "feeder": int(feeder_cpu * 1e9),
             },
@@ -252,12 +253,12 @@ class Demo:
 
 def standing(exchange: Supervisor) -> tuple[int, int, int, int]:
     """Durable, confirmed and matched records over all shards, and reports published."""
-    publisher = exchange.children[Role.PUBLISHER, 0].segment
+    publisher = exchange.children[Role.PUBLISHER, 0].memory
     durable = confirmed = matched = 0
     for (role, shard), child in exchange.children.items():
         if role is Role.WORKER:
-            durable += child.segment.load("durable_seq")
-            matched += child.segment.load("matched_seq")
+            durable += child.memory.load("durable_seq")
+            matched += child.memory.load("matched_seq")
             confirmed += publisher.load(f"confirmed_seq.{shard}")
     return durable, confirmed, matched, publisher.load("reports")
 
@@ -267,8 +268,8 @@ def drained(exchange: Supervisor) -> bool:
     routers = [child for (role, _), child in exchange.children.items() if role is Role.ROUTER]
     return all(
         child.state == State.RUNNING
-        and child.segment.load("acknowledged")
-        == child.segment.load("deliveries") + child.segment.load("malformed")
+        and child.memory.load("acknowledged")
+        == child.memory.load("deliveries") + child.memory.load("malformed")
         for child in routers
     )
 

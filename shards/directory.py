@@ -31,7 +31,7 @@ class Homes(NamedTuple):
 
     events: np.ndarray  # int64, by slot
     shards: np.ndarray  # int64, by slot
-    index: np.ndarray  # int64 entries: event to slot
+    index: np.ndarray  # type: ignore[assignment]  # int64 entries: event to slot; hides tuple.index
     cells: np.ndarray  # int64: [0] slots used, [1] shards
 
 
@@ -133,4 +133,4 @@ class Directory:
                 decimals=int(row["decimals"]),
             )
         self._learned[shard] = count
-        return count - start
+        return int(count - start)

@@ -12,6 +12,7 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import MutableSequence
 from typing import Final
 
 import pika
@@ -72,9 +73,15 @@ def become_child() -> None:
 
 
 def feed_ring(
-    config: Config, orders: int, seed: int, events: int, frame_orders: int, orders_per_second: float, progress
+    config: Config,
+    orders: int,
+    seed: int,
+    events: int,
+    frame_orders: int,
+    orders_per_second: float,
+    progress: MutableSequence[float],
 ) -> None:
-    """Feed router 0's ingress ring. `progress` is a shared array of doubles: deliveries sent, CPU seconds."""
+    """Feed router 0's ingress ring. `progress`: deliveries sent, CPU seconds since the first, when that was."""
     become_child()
     source = Flow(orders, seed=seed, events=events, frame_orders=frame_orders)
     keys = [publisher_key(b"", APP.encode(), source.message_id(n).encode()) for n in range(len(source.bodies))]
@@ -87,6 +94,7 @@ def feed_ring(
         Cell(router.cells, router.layout.index("ingress_head")),
     )
     progress[2] = time.time()
+    before = time.process_time()
     pace = Pace(orders_per_second / frame_orders)
     for number, body in enumerate(source.bodies):
         pace.wait(number)
@@ -97,7 +105,7 @@ def feed_ring(
     while feeder.unacknowledged_slots():
         router = follow(peers, feeder, router)
         time.sleep(NAP_SECONDS)
-    progress[1] = time.process_time()
+    progress[1] = time.process_time() - before
 
 
 def follow(peers: Peers, feeder: IngressFeeder, router: Segment) -> Segment:
@@ -109,7 +117,13 @@ def follow(peers: Peers, feeder: IngressFeeder, router: Segment) -> Segment:
 
 
 def feed_rabbit(
-    config: Config, orders: int, seed: int, events: int, frame_orders: int, orders_per_second: float, progress
+    config: Config,
+    orders: int,
+    seed: int,
+    events: int,
+    frame_orders: int,
+    orders_per_second: float,
+    progress: MutableSequence[float],
 ) -> None:
     """Publish to router 0's queue with confirms. `progress` as for `feed_ring`."""
     become_child()
@@ -134,6 +148,7 @@ def feed_rabbit(
     while not outbox.ready():
         outbox.poll(0.05)
     progress[2] = time.time()
+    before = time.process_time()
     pace = Pace(orders_per_second / frame_orders)
     for number, body in enumerate(source.bodies):
         pace.wait(number)
@@ -145,5 +160,5 @@ def feed_rabbit(
         progress[0] = number + 1
     while outbox.unconfirmed:
         outbox.poll(0.01)
-    progress[1] = time.process_time()
+    progress[1] = time.process_time() - before
     outbox.close()

@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -50,6 +51,7 @@ class Journal:
         log: Open for appending, recovered.
         writer: Stands where recovery ended.
         routers: How many routers' positions to publish.
+        first_position: Where the journal ring begins.
         confirmed_seq: Asked at each batch: how far the publisher has confirmed.
         cores: Cores to pin the thread to; empty: none.
     """
@@ -62,7 +64,7 @@ class Journal:
         *,
         routers: int,
         first_position: int,
-        confirmed_seq,
+        confirmed_seq: Callable[[], int],
         cores: list[int],
     ) -> None:
         """Nothing runs before `start`."""

@@ -92,7 +92,7 @@ def write_frame(slots, markers, tail, facts, commands, shard_of, shard, count):
 
 def body_hash(body: bytes | memoryview) -> int:
     """Names a body among those that one key may carry: its length above its CRC32C."""
-    return len(body) << HASH_SHIFT | google_crc32c.value(np.frombuffer(body, np.uint8))
+    return len(body) << HASH_SHIFT | int(google_crc32c.value(np.frombuffer(body, np.uint8)))
 
 
 class Router:

@@ -28,7 +28,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numba import config as config_of_numba
@@ -96,6 +96,12 @@ class Child:
     def name(self) -> str:
         """As in messages and segment names."""
         return f"{self.role.label}-{self.index}"
+
+    @property
+    def memory(self) -> Segment:
+        """The segment of the incarnation that counts; there from the exchange's start to its end."""
+        assert self.segment is not None
+        return self.segment
 
     @property
     def state(self) -> State:
@@ -240,9 +246,10 @@ class Supervisor:
 
     def watch(self, timeout_seconds: float = WATCH_SECONDS) -> bool:
         """Wait for a death or the timeout; start again what is due. False: the exchange has to end."""
-        sentinels = {child.process.sentinel: child for child in self.children.values() if child.process}
-        for sentinel in wait(list(sentinels), timeout_seconds):
-            self._bury(sentinels[sentinel])
+        living = {child.process.sentinel: child for child in self.children.values() if child.process}
+        ended = set(wait(list(living), timeout_seconds))
+        for child in [child for sentinel, child in living.items() if sentinel in ended]:
+            self._bury(child)
         now = time.monotonic()
         for child in self.children.values():
             if child.process is None and child.due and now >= child.due and self._code is Exit.STOPPED:
@@ -321,5 +328,5 @@ class Supervisor:
 
     def _end_fork_server(self) -> None:
         """Stop the fork server now rather than at the interpreter's exit, so that nothing of ours runs on."""
-        server = multiprocessing.forkserver._forkserver  # noqa: SLF001 - it has no public way to be stopped
-        server._stop()  # noqa: SLF001
+        server: Any = multiprocessing.forkserver._forkserver  # noqa: SLF001 - it has no public way to be stopped
+        server._stop()  # noqa: SLF001 - as above

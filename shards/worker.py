@@ -25,7 +25,7 @@ import numpy as np
 from ringpit.engine.image import images
 from ringpit.engine.match import process
 from ringpit.engine.records import COMMAND, MARKER, REPORT
-from ringpit.engine.tables import Cell, allocate
+from ringpit.engine.tables import Cell, Tables, allocate
 from ringpit.ipc.atomics import load_cell, store_cell
 from ringpit.ipc.idle import MODES, Idle
 from ringpit.ipc.ring import publish_freezable, published
@@ -52,7 +52,7 @@ class WorkerFrozen(Exception):
 class Replay:
     """Applies recovered batches to the tables, and keeps the reports that were perhaps never confirmed."""
 
-    def __init__(self, tables, confirmed_seq: int) -> None:
+    def __init__(self, tables: Tables, confirmed_seq: int) -> None:
         """`confirmed_seq` is what the publisher says itself; batch headers may say more."""
         self.tables = tables
         self.confirmed_seq = confirmed_seq

@@ -3,6 +3,7 @@
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+
 from ringpit.shards.amqp import Endpoint
 
 

@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+
 from ringpit.engine.limits import FRAME_SLOTS_MAX, Limits
 from ringpit.shards.config import KEYS, Config, ConfigError, check, check_cores, explain, load, warnings
 from ringpit.shards.sections import Cpu, Kafka, Placement, Rabbitmq, Rings

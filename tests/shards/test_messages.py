@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+
 from ringpit.engine.codes import CommandKind, Flag, OrderType, Reason, Side, TimeInForce
 from ringpit.engine.limits import FRAME_COMMANDS_MAX, INT64_MAX
 from ringpit.engine.records import COMMAND

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from ringpit.engine.codes import CommandKind
 from ringpit.engine.limits import FRAME_COMMANDS_MAX, INT64_MAX
 from ringpit.engine.records import COMMAND, RECORD_BYTES

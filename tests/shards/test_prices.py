@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ringpit.engine.codes import CommandKind, Reason
 from ringpit.engine.limits import LADDER_LEVELS_MAX, PAYOUT_TICKS_MAX
 from ringpit.engine.records import COMMAND

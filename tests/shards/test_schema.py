@@ -5,6 +5,7 @@ import re
 
 import msgspec
 import pytest
+
 from ringpit.engine.codes import Reason
 from ringpit.engine.records import COMMAND, MARKER, REPORT
 from ringpit.shards import messages, packed

@@ -60,9 +60,11 @@ class FakeIntake:
         self._dead: deque[tuple[int, DeadLetter]] = deque()
 
     def ready(self) -> bool:
+        """True while the broker is up."""
         return self.broker.up
 
     def poll(self, _timeout_seconds: float) -> list[Delivery]:
+        """What is in the queue, up to the prefetch; never waits."""
         if not self.broker.up:
             if self._held:
                 self.reopen()
@@ -78,16 +80,19 @@ class FakeIntake:
         return deliveries
 
     def acknowledge(self, tag: int) -> None:
+        """Forget everything up to this tag. Raises ValueError for a tag that was never handed out."""
         if self._tags.accept(tag):
             while self._held and self._held[0][0] <= tag:
                 self._held.popleft()
 
     def dead_letter(self, delivery: Delivery, reason: str, detail: str) -> None:
+        """Put a delivery aside; it is safe when the broker confirms it."""
         if delivery.tag >= self._tags.first:
             letter = DeadLetter(reason, detail, delivery.content_type, bytes(delivery.body))
             self._dead.append((delivery.tag, letter))
 
     def settled_dead_letters(self) -> list[int]:
+        """Tags of dead letters confirmed since the last call."""
         settled = []
         while self._dead and self.broker.confirms_dead_letters:
             tag, letter = self._dead.popleft()
@@ -96,12 +101,15 @@ class FakeIntake:
         return settled
 
     def pause(self) -> None:
+        """Hand nothing out."""
         self.paused = True
 
     def resume(self) -> None:
+        """Hand out again."""
         self.paused = False
 
     def reopen(self) -> None:
+        """Put everything unacknowledged back to the front of the queue, in order."""
         self.generation += 1
         self._tags.void()
         self._dead.clear()
@@ -110,4 +118,5 @@ class FakeIntake:
             self.broker.queue.appendleft(message._replace(redelivered=True))
 
     def close(self) -> None:
+        """Leave the queue to the next consumer, with everything unacknowledged in it."""
         self.reopen()
