@@ -163,7 +163,7 @@ def worker_layout(config: Config) -> SegmentLayout:
 
 def publisher_layout(config: Config) -> SegmentLayout:
     """The publisher's words, and for each shard its depth mirror."""
-    words = ["heartbeat", "state", "reports", "bytes", "cpu_ns"]
+    words = ["heartbeat", "state", "reports", "messages", "bytes", "cpu_ns"]
     regions = []
     for shard in range(config.exchange.shards):
         words += [f"output_head.{shard}", f"confirmed_seq.{shard}"]

@@ -306,22 +306,27 @@ def run_publisher(config: Config, index: int, incarnation: int, say: Callable[[s
         turns += 1
         segment.store("heartbeat", turns)
         if turns & 63 == 0 or not worked:
-            segment.store("reports", int(publisher.counters[Count.REPORTS]))
-            segment.store("cpu_ns", time.process_time_ns())
+            tell_published(segment, publisher)
         if peers.stop_wanted(Role.PUBLISHER, index):
             deadline = deadline or time.monotonic() + config.exchange.stop_seconds
             if publisher.drained() or time.monotonic() > deadline:
                 break
         idle(worked)
     finished = publisher.finish(max(deadline - time.monotonic(), 1.0))
-    segment.store("reports", int(publisher.counters[Count.REPORTS]))
-    segment.store("cpu_ns", time.process_time_ns())
+    tell_published(segment, publisher)
     segment.store("state", State.DRAINED)
     if not finished:
         say(
             "not everything was confirmed in time; it goes out again at the next start, with the same identities"
         )
     sink.close()
+
+
+def tell_published(segment: Segment, publisher: Publisher) -> None:
+    """Show what the publisher has sent and cost, for whoever watches."""
+    for count in (Count.REPORTS, Count.MESSAGES, Count.BYTES):
+        segment.store(count.name.lower(), int(publisher.counters[count]))
+    segment.store("cpu_ns", time.process_time_ns())
 
 
 MAINS: Final = {Role.ROUTER: run_router, Role.WORKER: run_worker, Role.PUBLISHER: run_publisher}

@@ -81,6 +81,7 @@ class Count(IntEnum):
     MESSAGES = 4
     REPEATS = 5  # reports that came again and were dropped
     CYCLES = 6
+    BYTES = 7  # of payload
 
 
 class Publisher:
@@ -252,6 +253,7 @@ class Publisher:
             send(key, buffer[begin:end], starts[group + 1] - starts[group], content_type, identity)
             begin = end
         self.counters[Count.MESSAGES] += groups
+        self.counters[Count.BYTES] += begin
 
     def _send_quotes(self) -> int:
         """Send price and depth of every book that changed; how many messages or lines."""
@@ -279,6 +281,7 @@ class Publisher:
         written = quotes.render_quotes(
             output.script, depth_mirror, books, len(books), depth, self._quotes, self._ends
         )
+        self.counters[Count.BYTES] += written
         buffer = self._quotes.data
         seqs = depth_mirror.books["seq"][books].tolist()
         generation = self.settings.generation

@@ -79,6 +79,8 @@ def test_whole_ring_leaves_once_in_order():
     assert ring.tail.cells[0] == ring.head.cells[0]
     assert ring.matched_seq.cells[0] == ring.confirmed_seq.cells[0]
     assert [len(lines), len(fills)] == publisher.counters[[Count.REPORTS, Count.TRADES]].tolist()
+    sizes = [len(message.payload) for message in sink.messages]
+    assert [len(sizes), sum(sizes)] == publisher.counters[[Count.MESSAGES, Count.BYTES]].tolist()
     assert (told["kind"] == ReportKind.FRAME).sum() == publisher.latency.sum()
 
 
