@@ -358,7 +358,8 @@ class Link:
         """Leave a broker that does not answer to a close."""
         self._due_at = FOREVER
         if self._connection is not None:
-            self._connection._terminate_stream(exceptions.StreamLostError("no answer to close"))  # noqa: SLF001
+            error = exceptions.StreamLostError("no answer to close")
+            self._connection._terminate_stream(error)  # noqa: SLF001 - pika has no public way to hang up
 
     def _turn_without_reading(self, timeout_seconds: float) -> None:
         """One turn that leaves the socket unread, unless a sip is due."""

@@ -63,7 +63,7 @@ class Cell(NamedTuple):
     """One int64 word of a segment."""
 
     cells: np.ndarray
-    index: int
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody wants here
 
 
 def slots_of(type_bytes: int, body_bytes: int) -> int:
@@ -91,7 +91,7 @@ class IngressRing:
             raise ValueError(f"rings.ingress_slots must be a power of two, was {len(slots)} of {slots.dtype}")
         self.count = len(slots)
         self.headers = slots.view(np.int64).reshape(self.count, len(INGRESS_FIELDS))
-        self.bytes = memoryview(slots.view(np.uint8))
+        self.bytes = memoryview(slots.view(np.uint8))  # type: ignore[arg-type]  # numpy says it is none
 
     def write(self, offset: int, data: Body) -> None:
         """Copy bytes in from a byte offset on, round the end."""
@@ -178,7 +178,7 @@ class IngressFeeder:
     def unacknowledged_slots(self) -> int:
         """Slots between head and tail: 0 when everything offered is acknowledged."""
         self._head_seen = load_cell(*self._head)  # pairs with the release in IngressIntake.acknowledge
-        return self._position - self._head_seen
+        return int(self._position - self._head_seen)
 
 
 class IngressIntake:

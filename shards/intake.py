@@ -15,7 +15,7 @@ gets nothing more. `pause` stops before that: the socket is not read (shards/amq
 large bodies stay in the broker, while heartbeats and acknowledgements go on.
 
 Fast: an acknowledgement costs nothing but a comparison, the newest one is sent once a turn. Slow: pika's three
-frame objects per delivery, 10 to 15 microseconds; put many orders into one delivery.
+frame objects per delivery, 10 to 25 microseconds; put many orders into one delivery.
 
 The dead-letter exchange gets each message with its body and content type and these headers: x-ringpit-reason,
 x-ringpit-detail, x-ringpit-queue, x-ringpit-content-type, x-ringpit-message-id. A crash between its confirm and the

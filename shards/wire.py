@@ -39,6 +39,7 @@ CONFIRMS: Final = frozenset(method.to_bytes(4, "big") for method in (ACK_ID, NAC
 PASSED_OVER: Final = frame.ProtocolHeader()  # the frame that pika reads and does nothing about
 FRAME_END: Final = bytes((spec.FRAME_END,))
 FRAME_OVERHEAD_BYTES: Final = FRAME_START.size + len(FRAME_END)
+READ_BYTES: Final = 32768  # one read of the socket
 SHORT_BYTES_MAX: Final = 255  # bytes of a short string
 
 
@@ -104,7 +105,7 @@ def read_properties(encoded: bytes, offset: int = 0) -> Properties:
     return Properties(**found)
 
 
-class Connection(pika.SelectConnection):
+class Connection(pika.SelectConnection):  # type: ignore[misc]  # pika is not typed
     """pika's connection with our reading of content headers and confirms, and with writes gathered into one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -117,11 +118,11 @@ class Connection(pika.SelectConnection):
         """Read content headers and confirms ourselves, leave every other frame to pika."""
         buffer = self._frame_buffer
         if self.on_confirm is not None and buffer[CONFIRM_ID_AT] in CONFIRMS:
-            consumed = self._take_confirms(buffer)
+            consumed = self._take_confirms(buffer, self.on_confirm)
             if consumed:
                 return consumed, PASSED_OVER
         if not buffer or buffer[0] != HEADER_FRAME:
-            return super()._read_frame()
+            return super()._read_frame()  # type: ignore[no-any-return]  # pika is not typed
         if len(buffer) < FRAME_START.size:
             return 0, None
         _, channel_number, payload_bytes = FRAME_START.unpack_from(buffer)
@@ -134,14 +135,19 @@ class Connection(pika.SelectConnection):
         _, _, body_bytes = HEADER_START.unpack_from(buffer, FRAME_START.size)
         return end, frame.Header(channel_number, body_bytes, read_properties(buffer[start : end - 1]))
 
-    def _take_confirms(self, buffer: bytes) -> int:
+    def _proto_connection_made(self, transport: Any) -> None:
+        """Read in larger pieces than pika's 4 kB, each of which it copies behind what is left of the last one."""
+        transport._MAX_RECV_BYTES = READ_BYTES  # noqa: SLF001 - a constant of its class, overridden for this one
+        super()._proto_connection_made(transport)
+
+    def _take_confirms(self, buffer: bytes, on_confirm: OnConfirm) -> int:
         """Hand on every confirm that leads the buffer, and return their bytes."""
         offset = 0
         while len(buffer) - offset >= CONFIRM.size:
             frame_type, _, _, method, tag, bits, _ = CONFIRM.unpack_from(buffer, offset)
             if frame_type != METHOD_FRAME or method not in (ACK_ID, NACK_ID):
                 break
-            self.on_confirm(tag, bool(bits & 1), method == NACK_ID)
+            on_confirm(tag, bool(bits & 1), method == NACK_ID)
             offset += CONFIRM.size
         return offset
 
@@ -160,7 +166,7 @@ class Connection(pika.SelectConnection):
                 self._transport.write(gathered)
 
 
-class Loop(IOLoop):
+class Loop(IOLoop):  # type: ignore[misc]  # pika is not typed
     """pika's event loop, run one turn at a time, with reading that can be switched off."""
 
     def __init__(self) -> None:
