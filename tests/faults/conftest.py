@@ -1,0 +1,355 @@
+"""
+A whole exchange as a process of its own, fed from here over shared memory, and judged by what was submitted.
+
+    exchange.start()                     `ringpit run` in a process group of its own
+    flow.offer(until=300)                deliveries 0 to 299, waiting for room
+    exchange.kill("worker-0")            while what was offered is still under way
+    flow.finish()                        until everything offered is acknowledged
+    exchange.stop()                      SIGTERM; the exit code
+    exchange.assert_published(flow.commands)
+
+What is acknowledged is never offered again, not even to the next life of the exchange: if it is not in the
+output then, it was lost.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import psutil
+import pytest
+
+from ringpit.engine.codes import Flag, Reason, ReportKind, Side
+from ringpit.ipc.atomics import load_cell
+from ringpit.ipc.segment import Segment
+from ringpit.shards.config import load
+from ringpit.shards.delivery import publisher_key
+from ringpit.shards.feeders import follow
+from ringpit.shards.flow import flow
+from ringpit.shards.ingress import Cell, IngressFeeder
+from ringpit.shards.layout import Role, ingress_layout, prefix, segment_name
+from ringpit.shards.packed import CONTENT_TYPE, encode
+from ringpit.shards.peers import Peers
+from ringpit.testing.naive import NaiveExchange
+
+RINGPIT = Path(sys.executable).with_name("ringpit")
+SHARED_MEMORY = Path("/dev/shm")
+DEADLINE_SECONDS = 120.0  # for anything: a crowded machine is not a bug
+FRAME_ORDERS = 100
+CONFIG = """
+[exchange]
+name = "{name}"
+data = "{data}"
+stop_seconds = 60
+[limits]
+events = 64
+orders = 16384
+levels = 16384
+keys = 4096
+[rings]
+input_slots = 16384
+journal_slots = 16384
+output_slots = 16384
+ingress_slots = 16384
+"""
+NAMES = {
+    ReportKind.ACCEPTED: "Accepted",
+    ReportKind.FILL_MAKER: "FillMaker",
+    ReportKind.FILL_TAKER: "FillTaker",
+    ReportKind.CANCELED: "Canceled",
+    ReportKind.AMENDED: "Amended",
+    ReportKind.REJECTED: "Rejected",
+    ReportKind.EVENT_CREATED: "EventCreated",
+    ReportKind.EVENT_SETTLED: "EventSettled",
+}
+ORDER_FIELDS = ("OrderID", "Account", "PriceTicks", "Quantity", "Leaves")
+CREATED_FIELDS = ("TickUnits", "Decimals", "LowTicks", "HighTicks", "PayoutTicks")
+
+
+class Said(NamedTuple):
+    """What a report says, wherever it was read; its place among the reports of its command included."""
+
+    kind: str
+    index: int
+    event: int
+    order: int
+    account: int
+    side: int
+    price: int
+    quantity: int
+    leaves: int
+    reason: str
+    repeat: bool
+
+
+def of_report(report):
+    """What a report of the naive exchange says."""
+    created = report.kind == ReportKind.EVENT_CREATED
+    return Said(
+        NAMES[report.kind],
+        report.index,
+        report.event,
+        report.order,
+        report.account,
+        0 if created else report.side,
+        report.price,
+        report.quantity,
+        report.leaves,
+        Reason(report.reason).name if report.reason else "",
+        bool(report.flags & Flag.REPEAT),
+    )
+
+
+def of_line(line):
+    """What a line of an output file says. An event's creation tells its tick, decimals and range by names of their own."""
+    created = line["Kind"] == "EventCreated"
+    names = CREATED_FIELDS if created else ORDER_FIELDS
+    order, account, price, quantity, leaves = (line.get(name, 0) for name in names)
+    side = Side[line["Side"].upper()] if "Side" in line else 0
+    return Said(
+        line["Kind"],
+        line["Index"],
+        line["Event"],
+        order,
+        account,
+        side,
+        price,
+        quantity,
+        leaves,
+        line.get("Reason", ""),
+        line.get("Repeat", False),
+    )
+
+
+def by_event(told):
+    """Event to what was told of it, in order."""
+    events = {}
+    for said in told:
+        events.setdefault(said.event, []).append(said)
+    return events
+
+
+def eventually(condition, what):
+    """Poll until a condition holds, and return what it returned; `what` says what was last seen if it never does."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"after {DEADLINE_SECONDS:.0f} s: {what()}", pytrace=False)
+        os.sched_yield()
+    return found
+
+
+class ExchangeProcess:
+    """`ringpit run` on a folder of this test's own; each `start` is another life on the same data."""
+
+    def __init__(self, folder, more=""):
+        self.name = f"fault-{uuid.uuid4().hex[:12]}"
+        self.data = folder / "data"
+        self.config_file = folder / "ringpit.toml"
+        self.config_file.write_text(CONFIG.format(name=self.name, data=self.data) + more)
+        self.config = load(self.config_file)
+        self.process = None
+        self.said_file = folder / "said.txt"
+
+    def launch(self):
+        """Start it without waiting for anything."""
+        with self.said_file.open("ab") as said:
+            self.process = subprocess.Popen(
+                [RINGPIT, "run", "-c", self.config_file], stderr=said, stdout=said, start_new_session=True
+            )
+
+    def start(self):
+        """Start it and wait until it accepts orders."""
+        before = self.said().count("accepting orders")
+        self.launch()
+        eventually(
+            lambda: self.said().count("accepting orders") > before or self.process.poll() is not None, self.said
+        )
+        assert self.process.poll() is None, self.said()
+        return self
+
+    def said(self):
+        """Everything that it has printed."""
+        return self.said_file.read_text() if self.said_file.exists() else ""
+
+    def children(self):
+        """Name to process of everything that it started and that lives: routers, workers, publisher and their server."""
+        try:
+            return {child.name(): child for child in psutil.Process(self.process.pid).children(recursive=True)}
+        except psutil.NoSuchProcess:
+            return {}
+
+    def child(self, name):
+        """A role's process by its name, as soon as it is there."""
+        return eventually(lambda: self.children().get(name), lambda: f"{name} is not there: {self.said()}")
+
+    def kill(self, name):
+        """SIGKILL for one role's process, whichever incarnation lives; returns when it is gone."""
+        child = self.child(name)
+        child.kill()
+        child.wait(DEADLINE_SECONDS)
+
+    def restarts(self):
+        """How often each process was started again."""
+        lines = [line.split() for line in self.said().splitlines() if ": started again, incarnation" in line]
+        return Counter(words[1].rstrip(":") for words in lines)
+
+    def wait(self):
+        """The exit code, as soon as there is one."""
+        eventually(lambda: self.process.poll() is not None, lambda: f"it does not end: {self.said()}")
+        return self.process.returncode
+
+    def stop(self, number=signal.SIGTERM):
+        """Ask it to stop, and return its exit code."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def shared_memory(self):
+        """Names of its segments."""
+        return sorted(path.name for path in SHARED_MEMORY.glob(prefix(self.config) + "*"))
+
+    def clear(self):
+        """Leave nothing, whatever the test did."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        eventually(lambda: not self.shared_memory(), lambda: f"left behind: {self.shared_memory()}")
+
+    def lines(self, stem):
+        """An output file's lines as dictionaries, each identity once, in the order of the log; equal if they repeat."""
+        kept = {}
+        for line in (self.data / "out" / f"{stem}.ndjson").read_bytes().splitlines():
+            fields = msgspec.json.decode(line)
+            identity = (fields["Generation"], fields["Shard"], fields["Seq"], fields["Index"])
+            assert kept.setdefault(identity, fields) == fields
+        return [kept[identity] for identity in sorted(kept)]
+
+    def assert_published(self, commands):
+        """Reports and trades are, event by event, what the naive exchange says to these commands."""
+        limits = self.config.limits.limits()
+        wanted = [of_report(report) for report in NaiveExchange(limits).run(commands)]
+        reports = [of_line(line) for line in self.lines("reports") if line["Kind"] != "Duplicate"]
+        assert by_event(wanted) == by_event(reports)
+        trades = [
+            said._replace(kind="Trade", order=0, account=0, leaves=0)
+            for said in wanted
+            if said.kind == "FillTaker"
+        ]
+        assert by_event(trades) == by_event(of_line(line) for line in self.lines("trades"))
+
+
+class OrderFlow:
+    """
+    Seeded orders, and the process that feeds them: this one.
+
+    Each delivery has a key of its own, and is offered again to the exchange's next life only if it was not acknowledged.
+    """
+
+    def __init__(self, exchange, orders, *, seed, events=10):
+        self.commands = flow(orders, seed=seed, events=events)
+        cuts = range(0, len(self.commands), FRAME_ORDERS)
+        self.bodies = [encode(self.commands[cut : cut + FRAME_ORDERS]) for cut in cuts]
+        self._exchange = exchange
+        self._run = uuid.uuid4().bytes
+        self._acknowledged = 0  # deliveries, in all lives but this one
+        self._offered = 0
+        self._ends = []  # ring position behind each delivery offered in this life
+
+    def connect(self):
+        """Go on with the first delivery that is not acknowledged, in the exchange's present life."""
+        config = self._exchange.config
+        self._acknowledged = self.acknowledged()
+        self._offered = self._acknowledged
+        self._peers = Peers(config)
+        self._router = self._peers.attach(Role.ROUTER, 0)
+        self._ingress = Segment.attach(segment_name(config, "ingress", 0, 0), ingress_layout(config))
+        tail = Cell(self._ingress.cells, self._ingress.layout.index("tail"))
+        head = Cell(self._router.cells, self._router.layout.index("ingress_head"))
+        self._feeder = IngressFeeder(self._ingress.region("slots"), tail, head)
+        self._ends = []
+        return self
+
+    def acknowledged(self):
+        """How many deliveries the exchange has acknowledged, in all its lives."""
+        if not self._ends:
+            return self._acknowledged
+        head = self._ends[-1] - self._feeder.unacknowledged_slots()
+        return self._acknowledged + sum(end <= head for end in self._ends)
+
+    def _look(self):
+        """Follow a router that was started again."""
+        self._router = follow(self._peers, self._feeder, self._router)
+
+    def _offer_next(self):
+        """Offer one delivery; False if there is no room."""
+        number = self._offered
+        key = publisher_key(b"", b"faults", self._run + number.to_bytes(4))
+        if not self._feeder.offer(CONTENT_TYPE, key, self.bodies[number]):
+            self._look()
+            return False
+        self._offered += 1
+        self._ends.append(load_cell(self._ingress.cells, self._ingress.layout.index("tail")))
+        return True
+
+    def offer(self, until):
+        """Offer deliveries up to number `until`, waiting for room."""
+        while self._offered < until:
+            eventually(self._offer_next, self._standing)
+
+    def offer_for(self, seconds):
+        """Offer as many deliveries as there is room for, for so long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self._offered < len(self.bodies):
+            if not self._offer_next():
+                os.sched_yield()
+
+    def finish(self):
+        """Offer the rest, and wait until everything is acknowledged."""
+        self.offer(len(self.bodies))
+        eventually(self._settled, self._standing)
+
+    def _settled(self):
+        """True if everything offered is acknowledged."""
+        self._look()
+        return not self._feeder.unacknowledged_slots()
+
+    def _standing(self):
+        """How far it is, in words."""
+        return f"{self._offered} of {len(self.bodies)} deliveries offered, {self.acknowledged()} acknowledged: {self._exchange.said()}"
+
+
+@pytest.fixture
+def make_exchange(tmp_path):
+    """Make an exchange in a folder of its own; whatever the test does to it, nothing is left."""
+    made = []
+
+    def make(more=""):
+        made.append(ExchangeProcess(tmp_path, more))
+        return made[-1]
+
+    yield make
+    for exchange in made:
+        exchange.clear()
+
+
+@pytest.fixture
+def exchange(make_exchange):
+    """An exchange that accepts orders."""
+    return make_exchange().start()
+
+
+@pytest.fixture
+def make_flow(exchange):
+    """Make a flow of seeded orders, connected to the exchange."""
+
+    def make(orders, seed):
+        return OrderFlow(exchange, orders, seed=seed).connect()
+
+    return make
