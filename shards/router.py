@@ -146,6 +146,7 @@ class Router:
         self._beats = 0
         self._paused = False
         self._opened = False
+        self._draining = False
         self.deliveries = self.commands = self.malformed = self.acknowledged = 0
         for line in self._lines:
             store_cell(segment.cells, line.tail, first_position)
@@ -186,6 +187,7 @@ class Router:
             self._directory.place()
             if self._opened:
                 self._intake.reopen()
+                self._forget()
             self._opened = True
 
     def step(self, timeout_seconds: float) -> int:
@@ -201,16 +203,17 @@ class Router:
         arrived = self._intake.poll(0.0 if busy else timeout_seconds)
         if self._intake.generation != self._generation:
             self._forget()
-        self._waiting.extend(arrived)
+        if not self._draining:
+            self._waiting.extend(arrived)
         dealt = self._deal_waiting() if ready else 0
         self._tell()
         return acknowledged + dealt
 
     def drain(self) -> None:
         """Take nothing more in; what is pending is still acknowledged."""
+        self._draining = True
         self._waiting.clear()
-        self._paused = True
-        self._intake.pause()
+        self._press_back(ready=False)
 
     def close(self) -> None:
         """Let the intake go; what is not acknowledged comes again to whoever consumes next."""
@@ -218,7 +221,7 @@ class Router:
 
     def _press_back(self, ready: bool) -> None:
         """Pause the intake while deliveries wait for room or for a worker; resume when they do not."""
-        wanted = not ready or len(self._waiting) > DEALT_PER_STEP_MAX
+        wanted = self._draining or not ready or len(self._waiting) > DEALT_PER_STEP_MAX
         if wanted and not self._paused:
             self._intake.pause()
         elif self._paused and not wanted:
@@ -228,6 +231,9 @@ class Router:
     def _forget(self) -> None:
         """Everything unacknowledged is void and comes again with new tags."""
         self._generation = self._intake.generation
+        for pending in self._pending:  # they are counted when they are dealt again
+            self.malformed -= pending.dead
+            self.deliveries -= not pending.dead
         self._pending.clear()
         self._waiting.clear()
         self._dead_settled.clear()
@@ -244,6 +250,7 @@ class Router:
         tag = count = 0
         while self._pending and self._settled(self._pending[0]):
             tag = self._pending.popleft().tag
+            self._dead_settled.discard(tag)
             count += 1
         if count:
             self._intake.acknowledge(tag)
