@@ -1,6 +1,7 @@
 """The RabbitMQ sink: where messages go, when a token counts, and what a lost broker does."""
 
 import os
+import socket
 import time
 
 import pika
@@ -192,7 +193,7 @@ def test_a_lost_connection_repeats_what_was_unconfirmed_in_order(desk):
     for number in range(50):
         report(sink, number)
     sink.barrier(token(1))
-    sink._outbox.link._connection._transport.abort()
+    sink._outbox.link._connection._transport._sock.shutdown(socket.SHUT_RDWR)
 
     assert token(1) == until_token(sink, 1)
     assert 50 == sink._outbox.repeated
