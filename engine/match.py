@@ -87,14 +87,14 @@ def emit(t, reports, kind, side, reason, flags, event, order, account, price, qu
 
 @leaf
 def answer(t, reports, commands, slot, kind, reason, flags, leaves):
-    """One report that repeats the command's own order, account, side, price and quantity (M10)."""
+    """One report that repeats the command's order, account, side, price and quantity, and whether it had a price (M10)."""
     emit(
         t,
         reports,
         kind,
         np.int64(commands[slot]["side"]),
         reason,
-        flags,
+        flags | (commands[slot]["flags"] & Flag.NO_PRICE.value),
         commands[slot]["event"],
         commands[slot]["order"],
         commands[slot]["account"],
@@ -106,16 +106,21 @@ def answer(t, reports, commands, slot, kind, reason, flags, leaves):
 
 @leaf
 def refuse(t, reports, commands, slot, reason):
-    """REJECTED; the state is untouched."""
-    answer(t, reports, commands, slot, ReportKind.REJECTED.value, reason, 0, 0)
+    """REJECTED; the state is untouched. Order and account of a command that has none are 0."""
+    kind = commands[slot]["kind"]
+    if kind in (CommandKind.CREATE_EVENT, CommandKind.SETTLE):
+        event = commands[slot]["event"]
+        low = commands[slot]["price"]
+        high = commands[slot]["quantity"]
+        emit(t, reports, ReportKind.REJECTED.value, np.int64(0), reason, np.int64(0), event, 0, 0, low, high, 0)
+    else:
+        answer(t, reports, commands, slot, ReportKind.REJECTED.value, reason, Reason.NONE.value, 0)
     return DONE
 
 
 @leaf
 def refusal_of_any(t, commands, slot, book):
-    """The checks that NEW, CANCEL and AMEND share, in the order of M7."""
-    if commands[slot]["verdict"] != Reason.NONE.value:
-        return np.int64(commands[slot]["verdict"])
+    """The checks that NEW, CANCEL and AMEND share, in the order of M7; the edge's verdict comes before them."""
     if book == NIL:
         return Reason.UNKNOWN_EVENT.value
     if t.books[book]["state"] != EventState.OPEN:
@@ -202,6 +207,7 @@ def start_new(t, reports, commands, slot, book):
         if t.cells[Cell.ORDERS_FREE] == NIL:
             return refuse(t, reports, commands, slot, Reason.BOOK_CAPACITY.value)
     answer(t, reports, commands, slot, ReportKind.ACCEPTED.value, Reason.NONE.value, 0, quantity)
+    t.cells[Cell.FLAGS] = commands[slot]["flags"]
     return begin(
         t, side, limit, price_level, commands[slot]["price"], quantity, 0, order, commands[slot]["account"]
     )
@@ -391,7 +397,7 @@ def match(t, reports):
         ReportKind.CANCELED.value,
         side,
         Reason.IOC_REMAINDER.value,
-        0,
+        t.cells[Cell.FLAGS],
         t.books[book]["event"],
         t.cells[Cell.ORDER],
         t.cells[Cell.ACCOUNT],
@@ -489,8 +495,6 @@ def tell_book(t, reports, book):
 @leaf
 def start_create(t, reports, commands, slot, book):
     """CREATE_EVENT (M8): a book slot and a run of levels, no allocation."""
-    if commands[slot]["verdict"] != Reason.NONE.value:
-        return refuse(t, reports, commands, slot, commands[slot]["verdict"])
     if not sound(commands, slot):
         return refuse(t, reports, commands, slot, Reason.UNSUPPORTED.value)
     event = commands[slot]["event"]
@@ -547,8 +551,6 @@ def start_create(t, reports, commands, slot, book):
 @leaf
 def start_settle(t, reports, commands, slot, book):
     """SETTLE (M9), policy `dummy`."""
-    if commands[slot]["verdict"] != Reason.NONE.value:
-        return refuse(t, reports, commands, slot, commands[slot]["verdict"])
     if book == NIL:
         return refuse(t, reports, commands, slot, Reason.UNKNOWN_EVENT.value)
     if t.books[book]["state"] != EventState.OPEN:
@@ -596,6 +598,8 @@ def start(t, reports, commands, slot):
     kind = commands[slot]["kind"]
     t.cells[Cell.TOUCHED] = 0
     t.cells[Cell.TOLD] = 0
+    if commands[slot]["verdict"] != Reason.NONE.value:
+        return refuse(t, reports, commands, slot, np.int64(commands[slot]["verdict"]))
     book = find_book(t, commands[slot]["event"])
     t.cells[Cell.BOOK] = book
     if kind == CommandKind.NEW:

@@ -1,7 +1,7 @@
 """
 Worker: one shard's process. Recovers its books from the log, then serves.
 
-    start ──> replay the log, claim the next epoch ──> make unconfirmed reports again ──> images of open books
+    start ──> replay the log, claim the next epoch ──> images of open books ──> unconfirmed reports again
           ──> RUNNING ──> greeted by each router ──> serve (serve.py) ──> stop: drain, make durable, leave
 
 There is one way to start. A worker that was killed, a whole exchange that was, and a first start differ only
@@ -22,6 +22,7 @@ from typing import Final
 
 import numpy as np
 
+from ringpit.engine.codes import ReportKind
 from ringpit.engine.image import images
 from ringpit.engine.match import process
 from ringpit.engine.records import COMMAND, MARKER, REPORT
@@ -88,7 +89,7 @@ class Replay:
 
     def _keep(self, reports: np.ndarray) -> None:
         """Keep what is above the confirmed seq."""
-        fresh = reports[np.searchsorted(reports["seq"], self.confirmed_seq, "right") :]
+        fresh = above(reports, self.confirmed_seq)
         if len(fresh):
             self.kept.append(fresh.copy())
 
@@ -101,8 +102,17 @@ class Replay:
         """Reports to make again, in order."""
         chunks = list(self.kept)
         if chunks:
-            chunks[0] = chunks[0][np.searchsorted(chunks[0]["seq"], self.confirmed_seq, "right") :]
+            chunks[0] = above(chunks[0], self.confirmed_seq)
         return chunks
+
+
+def above(reports: np.ndarray, seq: int) -> np.ndarray:
+    """The reports above a seq; if they begin inside a frame, its FRAME report first, because it carries the time."""
+    cut = int(np.searchsorted(reports["seq"], seq, "right"))
+    leaders = np.flatnonzero(reports["kind"][:cut] == ReportKind.FRAME)
+    if 0 < cut < len(reports) and len(leaders) and reports["kind"][cut] != ReportKind.FRAME:
+        return np.concatenate([reports[leaders[-1] :][:1], reports[cut:]])
+    return reports[cut:]
 
 
 class Worker:
@@ -187,7 +197,9 @@ class Worker:
         if again:
             count = sum(map(len, again))
             self._say(f"shard {self.index}: {count} reports above seq {replay.confirmed_seq} are made again")
-        for reports in [*again, *images(self.tables, last_seq)]:
+        # The images come first, under the seq that is confirmed, so that prices can be written as decimals; the
+        # reports made again then only repeat what the images already show, and end with the same levels.
+        for reports in [*images(self.tables, replay.confirmed_seq), *again]:
             self._send(reports)
         self._word("state", State.RUNNING)
 

@@ -287,7 +287,7 @@ class NaiveExchange:
             book.add(order)
             self._touch(order)
         elif order.open:
-            self._canceled(book, order, Reason.IOC_REMAINDER)
+            self._canceled(book, order, Reason.IOC_REMAINDER, flags=command.flags)
 
     def _cancel(self, command: Any) -> None:
         """Take an order off the book (M5)."""
@@ -435,10 +435,10 @@ class NaiveExchange:
             price=price, quantity=lots, leaves=order.open,
         )  # fmt: skip
 
-    def _canceled(self, book: Event, order: Order, reason: Reason) -> None:
+    def _canceled(self, book: Event, order: Order, reason: Reason, flags: int = 0) -> None:
         """Report that an order's open lots are gone."""
         self._report(
-            ReportKind.CANCELED, side=order.side, reason=reason, event=book.event, order=order.order,
+            ReportKind.CANCELED, side=order.side, reason=reason, flags=flags, event=book.event, order=order.order,
             account=order.account, price=order.price, quantity=order.open,
         )  # fmt: skip
 
@@ -447,12 +447,21 @@ class NaiveExchange:
     ) -> None:
         """Report that repeats event, order, account, side, price and quantity as asked."""
         self._report(
-            kind, side=command.side, reason=reason, flags=flags, event=command.event, order=command.order,
-            account=command.account, price=command.price, quantity=command.quantity, leaves=leaves,
+            kind, side=command.side, reason=reason, flags=flags | command.flags & Flag.NO_PRICE,
+            event=command.event, order=command.order, account=command.account, price=command.price, quantity=command.quantity, leaves=leaves,
         )  # fmt: skip
 
     def _reject(self, command: Any, reason: int) -> None:
         """Report a refusal, with what was asked (M10)."""
+        if command.kind in (CommandKind.CREATE_EVENT, CommandKind.SETTLE):
+            self._report(
+                ReportKind.REJECTED,
+                reason=reason,
+                event=command.event,
+                price=command.price,
+                quantity=command.quantity,
+            )
+            return
         self._answer(ReportKind.REJECTED, command, reason=reason)
 
 
