@@ -27,7 +27,6 @@ THIRD_PARTIES["shards"] = set().union(*THIRD_PARTIES.values()) | {
     "pika",
     "psutil",
     "rich",
-    "structlog",
     "typer",
 }
 
