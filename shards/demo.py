@@ -35,10 +35,10 @@ FOLDER_MARK: Final = "made-by-ringpit-demo"
 WATCH_SECONDS: Final = 0.1
 NS_PER_US: Final = 1_000
 STAGES: Final = (
-    ("ring wait", "router took it, worker takes it", "wait_ns"),
-    ("match", "worker took its run, run is matched", "match_ns"),
-    ("durable", "worker took it, the log has it", "durable_ns"),
-    ("whole way", "router took it, its reports are released", "whole_ns"),
+    ("ring wait", "from the router taking a delivery to the worker taking its run", "wait_ns"),
+    ("match", "from the worker taking a run to the run being matched", "match_ns"),
+    ("durable", "from the worker taking a run to the log having it", "durable_ns"),
+    ("whole way", "from the router taking a delivery to its reports being released", "whole_ns"),
 )
 
 
@@ -218,19 +218,19 @@ class Demo:
             costs.add_column(name, justify="right")
         costs.add_row(*(f"{cpu_ns / facts['orders']:,.0f}" for cpu_ns in facts["cpu_ns"].values()))
         out.print(costs)
-        pace = (
-            f"{self.rate:,.0f} orders/s"
-            if self.rate
-            else "full speed: every ring is full, so these are queueing times"
-        )
-        stages = Table(title=f"Latency per stage, microseconds, at {pace}", title_justify="left")
-        for heading in ("stage", "from, to", "p50", "p99", "p99.9", "max"):
-            stages.add_column(heading, justify="left" if heading in {"stage", "from, to"} else "right")
-        for name, meaning, _ in STAGES:
+        pace = f"{self.rate:,.0f} orders/s" if self.rate else "full speed"
+        stages = Table(title=f"Latency per stage at {pace}, microseconds", title_justify="left")
+        for heading in ("stage", "p50", "p99", "p99.9", "max"):
+            stages.add_column(heading, justify="left" if heading == "stage" else "right")
+        for name, _, _ in STAGES:
             summary = facts["stages"][name]
             quantiles = (f"{summary[q] / NS_PER_US:,.1f}" for q in ("p50", "p99", "p99.9", "max"))
-            stages.add_row(name, meaning, *quantiles)
+            stages.add_row(name, *quantiles)
         out.print(stages)
+        for name, meaning, _ in STAGES:
+            out.print(f"  {name:<10} {meaning}")
+        if not self.rate:
+            out.print("  At full speed every ring is full: these are queueing times. For latency: --rate 20000")
         out.print("Where it is:")
         if config.log.kind == "segments":
             out.print(f"  log      {config.log_folder()}")
