@@ -1,0 +1,148 @@
+"""A whole exchange without brokers: deliveries in by shared memory, the log in files, reports out in files."""
+
+import base64
+import json
+
+import pytest
+
+from ringpit.engine.codes import ReportKind
+from ringpit.shards.sinks import JSON_LINES
+from ringpit.testing.exchange import RingFeeder
+from ringpit.testing.received import Received
+from ringpit.testing.submissions import PACKED, Model, Submission, by_event, cut, day, differences, one_exchange
+
+pytestmark = pytest.mark.compiled
+ORDERS, EVENTS, SHARDS, SEED = 20_000, 20, 2, 20_261_201
+LIMITS = {"events": 64, "orders": 1 << 14, "levels": 1 << 14, "keys": 1 << 13}
+ANSWER_SECONDS = 120.0
+
+
+@pytest.fixture
+def exchange(make_exchange):
+    """An embedded exchange that runs."""
+    made = make_exchange(limits=LIMITS)
+    made.start()
+    return made
+
+
+def feed(exchange, deliveries):
+    """Offer deliveries and wait until they are acknowledged."""
+    feeder = RingFeeder(exchange)
+    feeder.offer(deliveries)
+    feeder.settle()
+    feeder.close()
+
+
+def received_by(exchange):
+    """Everything in the output files."""
+    received = Received()
+    for topic in ("reports", "trades", "prices", "books"):
+        path = exchange.config.data_folder() / "out" / f"{topic}.ndjson"
+        received.take(topic, JSON_LINES, path.read_bytes() if path.exists() else b"")
+    return received
+
+
+def model_of(received, deliveries):
+    """What the deliveries must have done, each sent once and in this order."""
+    model = Model(SHARDS, received.homes().__getitem__)
+    model.submit(deliveries)
+    return model
+
+
+def assert_as_modelled(received, model):
+    """Every report and every trade is there once, in its place, and nothing else is."""
+    assert [] == differences(dict(enumerate(model.reports)), received.by_shard(received.reports))
+    assert [] == differences(dict(enumerate(model.trades())), received.by_shard(received.trades))
+    assert 0 == received.repeated
+    assert [] == received.disordered()
+
+
+def test_every_order_is_answered_as_the_rules_say(exchange):
+    """Reports, trades, depth and books at rest are those of the naive exchange given the orders as submitted."""
+    deliveries = cut(day(ORDERS, events=EVENTS, seed=SEED), seed=SEED)
+    feed(exchange, deliveries)
+    assert 0 == exchange.stop()
+
+    received = received_by(exchange)
+    model = model_of(received, deliveries)
+    assert {0, 1} == set(received.homes().values())
+    assert_as_modelled(received, model)
+    assert [] == differences(one_exchange(deliveries), by_event(received.by_log_order()))
+    assert model.digests() == exchange.digests()
+    levels = exchange.config.output.depth
+    for event in range(1, EVENTS + 1):
+        book = received.books[event]
+        assert model.depth(event, levels) == (book["Bids"], book["Asks"]), f"event {event}"
+
+
+def test_a_restart_goes_on_where_it_was(exchange):
+    """After a stop and a start books, seq and the window of keys are as if there had been none."""
+    deliveries = cut(day(ORDERS, events=EVENTS, seed=SEED + 1), seed=SEED + 1)
+    half = len(deliveries) // 2
+    again = deliveries[half - 40 : half]
+    other = [old._replace(body=new.body, content_type=new.content_type, commands=new.commands) for old, new in zip(again[:10], deliveries[:10], strict=True)]  # fmt: skip
+    feed(exchange, deliveries[:half])
+    assert 0 == exchange.stop()
+    exchange.start()
+    feed(exchange, [*again, *other, *deliveries[half:]])
+    assert 0 == exchange.stop()
+
+    received = received_by(exchange)
+    model = model_of(received, [*deliveries[:half], *again, *other, *deliveries[half:]])
+    assert_as_modelled(received, model)
+    assert model.digests() == exchange.digests()
+    kinds = [report.kind for report in received.by_log_order()]
+    assert len(again) <= kinds.count(ReportKind.DUPLICATE)
+
+
+def test_a_kill_of_everything_loses_nothing_and_doubles_nothing(exchange):
+    """When all processes are killed at once, what was not acknowledged is sent again and has effect once."""
+    deliveries = cut(day(ORDERS, events=EVENTS, seed=SEED + 2), seed=SEED + 2)
+    third = len(deliveries) // 3
+    rest = deliveries
+    for _ in range(2):
+        feeder = RingFeeder(exchange)
+        feeder.offer(rest[:third])
+        exchange.kill()
+        rest = feeder.unacknowledged() + rest[third:]
+        feeder.close()
+        exchange.start()
+    feed(exchange, rest)
+    assert 0 == exchange.stop()
+
+    received = received_by(exchange)
+    assert [] == received.contradicted
+    assert [] == differences(one_exchange(deliveries), by_event(received.by_log_order()))
+    model = model_of(received, deliveries)
+    assert model.digests() == exchange.digests()
+
+
+def test_garbage_is_put_aside_and_the_rest_goes_on(exchange):
+    """A delivery that cannot be read lands in the dead-letter file with its reason; its neighbours are answered."""
+    good = cut(day(1_000, events=EVENTS, seed=SEED + 3), seed=SEED + 3)
+    bad = [
+        Submission(content_type, f"bad-{number}", body, good[0].commands[:0])
+        for number, (content_type, body) in enumerate(
+            [
+                ("application/json", b"{"),
+                (PACKED, b"RPIT"),
+                ("text/html", b"<p>"),
+                ("", b""),
+                (PACKED, bytes(80)),
+            ]
+        )
+    ]
+    mixed = [delivery for pair in zip(good[: len(bad)], bad, strict=True) for delivery in pair] + good[
+        len(bad) :
+    ]
+    feed(exchange, mixed)
+    assert 0 == exchange.stop()
+
+    dead = [
+        json.loads(line)
+        for line in (exchange.config.data_folder() / "out" / "dead.ndjson").read_text().splitlines()
+    ]
+    assert [delivery.body for delivery in bad] == [base64.b64decode(line["Body"]) for line in dead]
+    assert all(line["Reason"] == "MALFORMED" and line["Detail"] for line in dead)
+    received = received_by(exchange)
+    assert_as_modelled(received, model_of(received, good))

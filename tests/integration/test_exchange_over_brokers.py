@@ -1,0 +1,175 @@
+"""A whole exchange over the real RabbitMQ and the real Kafka, compared with the naive exchange given what was sent."""
+
+import os
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from ringpit.engine.codes import Reason, ReportKind
+from ringpit.testing.clients import Clients
+from ringpit.testing.submissions import Model, by_event, cut, day, differences, one_exchange
+
+pytestmark = [pytest.mark.brokers, pytest.mark.compiled, pytest.mark.timeout(600)]
+EVENTS, SHARDS, SEED = 24, 2, 20_261_207
+LIMITS = {"events": 64, "orders": 1 << 16, "levels": 1 << 14, "keys": 1 << 14}
+
+
+@pytest.fixture
+def make_clients(make_exchange, rabbitmq_url, kafka_bootstrap, request):
+    """Make an exchange with queue, exchanges and topic of its own, and its clients; it does not run yet."""
+    names = []
+    open_clients = []
+
+    def make(**output):
+        name = f"ringpit.test.{os.getpid()}.{request.node.name.partition('[')[0]}.{len(names)}"
+        names.append(name)
+        exchange = make_exchange(
+            limits=LIMITS,
+            intake={"source": "rabbitmq"},
+            output={"sink": "rabbitmq", **output},
+            log={"kind": "kafka"},
+            kafka={"bootstrap": kafka_bootstrap, "topic": name},
+            rabbitmq={
+                "url": rabbitmq_url,
+                "queue": f"{name}.orders",
+                **{
+                    f"{topic}_exchange": f"{name}.{topic}" for topic in ("reports", "trades", "prices", "books")
+                },
+                "dead_letter_exchange": f"{name}.dead",
+            },
+        )
+        open_clients.append(Clients(exchange))
+        return exchange, open_clients[-1]
+
+    yield make
+    for clients in open_clients:
+        clients.exchange.close()
+        clients.close()
+    AdminClient({"bootstrap.servers": kafka_bootstrap}).delete_topics(names)
+
+
+def answers_of(deliveries):
+    """How many reports a naive exchange makes of deliveries that each have effect once."""
+    return sum(map(len, one_exchange(deliveries).values()))
+
+
+def assert_exact(clients, deliveries):
+    """Every report and trade of deliveries in this order came once, with the seq and index it must have; the model."""
+    received = clients.received
+    model = Model(SHARDS, received.homes().__getitem__)
+    model.submit(deliveries)
+    assert [] == differences(dict(enumerate(model.reports)), received.by_shard(received.reports))
+    assert [] == differences(dict(enumerate(model.trades())), received.by_shard(received.trades))
+    assert [] == received.disordered()
+    assert 0 == received.repeated
+    return model
+
+
+def assert_once_in_effect(clients, deliveries):
+    """Whatever came twice, each event said what it must, in order, and reports that came again said the same; the model."""
+    received = clients.received
+    assert [] == received.contradicted
+    assert [] == received.disordered()
+    assert [] == differences(one_exchange(deliveries), by_event(received.by_log_order()))
+    model = Model(SHARDS, received.homes().__getitem__)
+    model.submit(deliveries)
+    assert [] == differences(
+        by_event(sum(model.trades(), [])), by_event(sum(received.by_shard(received.trades).values(), []))
+    )
+    return model
+
+
+def test_a_hundred_thousand_orders(make_clients):
+    """Every report, trade, book and resting order is that of the naive exchange fed the orders as submitted."""
+    exchange, clients = make_clients(encoding="json")
+    deliveries = cut(day(100_000, events=EVENTS, seed=SEED), seed=SEED)
+    exchange.start()
+    clients.publish(deliveries)
+    clients.wait_answered(answers_of(deliveries))
+    assert 0 == exchange.stop()
+    clients.read_rest()
+
+    received = clients.received
+    model = assert_exact(clients, deliveries)
+    assert [] == differences(one_exchange(deliveries), by_event(received.by_log_order()))
+    assert {0, 1} == set(received.homes().values())
+    assert model.digests() == exchange.digests()
+    for event in range(1, EVENTS + 1):
+        book = received.books[event]
+        assert model.depth(event, exchange.config.output.depth) == (book["Bids"], book["Asks"]), (
+            f"event {event}"
+        )
+
+
+def test_a_clean_restart_under_load(make_clients):
+    """Stopped and started amid the flow, books, seq and the window of keys are as if there had been no stop."""
+    exchange, clients = make_clients(encoding="packed")
+    deliveries = cut(day(30_000, events=EVENTS, seed=SEED + 1), seed=SEED + 1)
+    half = len(deliveries) // 2
+    exchange.start()
+    clients.publish(deliveries[:half])
+    clients.wait_answered(answers_of(deliveries[: half // 2]))
+    assert 0 == exchange.stop()
+    exchange.start()
+    again = deliveries[10:50]
+    other = [
+        old._replace(body=new.body, content_type=new.content_type, commands=new.commands)
+        for old, new in zip(deliveries[10:20], deliveries[20:30], strict=True)
+    ]
+    refused = sum(len(delivery.commands) for delivery in other)
+    sent = [*deliveries[:half], *again, *other, *deliveries[half:]]
+    clients.publish(sent[half:])
+    clients.wait_answered(answers_of(deliveries) + refused)
+    assert 0 == exchange.stop()
+    clients.read_rest()
+
+    model = assert_exact(clients, sent)
+    assert model.digests() == exchange.digests()
+    reports = clients.received.by_log_order()
+    assert len(again) <= sum(report.kind == ReportKind.DUPLICATE for report in reports)
+    assert refused == sum(report.reason == Reason.KEY_REUSED for report in reports)
+
+
+def test_a_kill_of_everything_under_load(make_clients):
+    """When all processes are killed at once amid the flow, twice, every order has effect once."""
+    exchange, clients = make_clients(encoding="packed")
+    deliveries = cut(day(30_000, events=EVENTS, seed=SEED + 2), seed=SEED + 2)
+    part = len(deliveries) // 3
+    exchange.start()
+    for number in (1, 2):
+        clients.publish(deliveries[(number - 1) * part : number * part])
+        clients.wait_answered(answers_of(deliveries[: (2 * number - 1) * part // 2]))
+        exchange.kill()
+        exchange.start()
+    clients.publish(deliveries[2 * part :])
+    clients.wait_answered(answers_of(deliveries))
+    assert 0 == exchange.stop()
+    clients.read_rest()
+
+    model = assert_once_in_effect(clients, deliveries)
+    assert model.digests() == exchange.digests()
+
+
+@pytest.mark.parametrize("name", ["rabbitmq", "kafka"])
+def test_a_broker_that_goes_and_comes_back(make_clients, brokers, name):
+    """An exchange whose RabbitMQ or Kafka is stopped amid the flow goes on by itself, and every order has effect once."""
+    exchange, clients = make_clients(encoding="json")
+    deliveries = cut(day(30_000, events=EVENTS, seed=SEED + 3), seed=SEED + 3)
+    half = len(deliveries) // 2
+    exchange.start()
+    clients.publish(deliveries[:half])
+    clients.wait_answered(answers_of(deliveries[: half // 2]))
+    if name == "kafka":
+        with brokers.stopped(name):
+            clients.publish(deliveries[half:])
+    else:
+        clients.send(deliveries[half : half + half // 2])
+        brokers.restart(name)
+        clients.publish(deliveries[half + half // 2 :])
+    clients.wait_answered(answers_of(deliveries))
+    assert 0 == exchange.stop()
+    clients.read_rest()
+
+    model = assert_once_in_effect(clients, deliveries)
+    assert model.digests() == exchange.digests()
+    assert "started again" not in exchange.printed()

@@ -1,0 +1,199 @@
+"""
+A whole exchange as its operator runs it: `ringpit run` in a process group of its own, from a configuration file.
+
+    exchange = RunningExchange(folder, {"exchange": {"name": "test-1"}, ...})
+    exchange.start()      returns when it accepts orders
+    exchange.stop()       SIGTERM, and the exit code
+    exchange.kill()       SIGKILL to every process of it at once
+    exchange.digests()    what rests, recovered from its log while it is stopped
+
+Nothing here looks into the running processes, but `RingFeeder`, which feeds an embedded exchange through shared
+memory as an embedding program does.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from ringpit.engine.digest import digest
+from ringpit.engine.tables import Tables, allocate
+from ringpit.ipc.segment import Segment
+from ringpit.shards.config import Config, load
+from ringpit.shards.delivery import publisher_key
+from ringpit.shards.ingress import Cell, IngressFeeder
+from ringpit.shards.layout import Role, ingress_layout, pool_limits, segment_name
+from ringpit.shards.peers import Peers
+from ringpit.shards.processes import open_log
+from ringpit.shards.worker import Replay
+from ringpit.testing.submissions import Submission
+from ringpit.wal.reader import recover
+
+START_SECONDS: Final = 240.0  # the first start on a machine compiles
+STOP_SECONDS: Final = 120.0
+TURN_SECONDS: Final = 0.02
+READY: Final = "accepting orders"
+
+
+class ExchangeFailed(AssertionError):
+    """An exchange did not start, stop or answer; the message holds what it printed."""
+
+
+class RunningExchange:
+    """
+    One exchange, started and stopped any number of times on the same data.
+
+    Args:
+        folder: For the configuration, the output and the data.
+        settings: Section to keys of the configuration; `exchange.data` is set here.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the configuration; nothing runs."""
+        self.file = folder / "ringpit.toml"
+        self.output = folder / "output.txt"
+        sections = {**settings, "exchange": {**settings["exchange"], "data": str(folder / "data")}}
+        self.file.write_text(
+            "".join(
+                f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in section.items())
+                for name, section in sections.items()
+            )
+        )
+        self.config: Config = load(self.file)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._printed_before = 0
+
+    def start(self) -> None:
+        """Start it; returns when it accepts orders. Raises ExchangeFailed."""
+        self._printed_before = self.output.stat().st_size if self.output.exists() else 0
+        with self.output.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "ringpit.shards.cli", "run", "-c", str(self.file)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.wait_for(lambda: READY in self.printed(), START_SECONDS, lambda: "it accepts no orders")
+
+    def printed(self) -> str:
+        """What it has printed since its last start."""
+        return self.output.read_bytes()[self._printed_before :].decode(errors="replace")
+
+    def wait_for(self, holds: Callable[[], bool], seconds: float, last_seen: Callable[[], str]) -> None:
+        """Poll a condition while the exchange runs. Raises ExchangeFailed with `last_seen()` when time is up or it ends."""
+        process = self._running()
+        deadline = time.monotonic() + seconds
+        while not holds():
+            try:
+                code = process.wait(TURN_SECONDS)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > deadline:
+                    raise ExchangeFailed(
+                        f"after {seconds:.0f} s {last_seen()}; it printed:\n{self.printed()}"
+                    ) from None
+            else:
+                raise ExchangeFailed(
+                    f"it ended with code {code} while {last_seen()}; it printed:\n{self.printed()}"
+                )
+
+    def stop(self) -> int:
+        """Stop it as an operator does; the exit code. Raises ExchangeFailed if it does not stop."""
+        process = self._running()
+        process.send_signal(signal.SIGTERM)
+        try:
+            code = process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise ExchangeFailed(f"it did not stop; it printed:\n{self.printed()}") from None
+        self._process = None
+        return code
+
+    def kill(self) -> None:
+        """End every process of it at once, as a power cut would."""
+        process = self._running()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self._process = None
+
+    def close(self) -> None:
+        """Leave nothing running, whatever the test did."""
+        if self._process is not None:
+            self.stop()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        """The process; ExchangeFailed if there is none."""
+        if self._process is None:
+            raise ExchangeFailed("the exchange does not run: start it first")
+        return self._process
+
+    def tables(self, shard: int) -> tuple[Tables, int]:
+        """A shard's tables and next seq, recovered from its log as a worker would. Only while it is stopped."""
+        log = open_log(self.config, shard)
+        try:
+            tables = allocate(pool_limits(self.config), market_data=True)
+            state = recover(log, shard, self.config.exchange.generation, os.getpid(), Replay(tables, 0).apply)
+        finally:
+            log.close()
+        return tables, state.next_seq
+
+    def digests(self) -> list[str]:
+        """What rests on each shard by its log. Only while it is stopped."""
+        return [digest(self.tables(shard)[0]) for shard in range(self.config.exchange.shards)]
+
+
+class RingFeeder:
+    """
+    Feeds an embedded exchange through its ingress ring, and remembers what is not acknowledged.
+
+    After a restart of the exchange make a new one with the `unacknowledged` deliveries of the old one first.
+    """
+
+    def __init__(self, exchange: RunningExchange) -> None:
+        """Attach to a running exchange."""
+        self._exchange = exchange
+        config = exchange.config
+        self._ingress = Segment.attach(segment_name(config, "ingress", 0, 0), ingress_layout(config))
+        self._router = Peers(config).attach(Role.ROUTER, 0)
+        self._tail = Cell(self._ingress.cells, self._ingress.layout.index("tail"))
+        self._head = Cell(self._router.cells, self._router.layout.index("ingress_head"))
+        self._feeder = IngressFeeder(self._ingress.region("slots"), self._tail, self._head)
+        self._offered: deque[tuple[int, Submission]] = deque()
+
+    def offer(self, deliveries: list[Submission]) -> None:
+        """Put deliveries into the ring, in order, as room comes."""
+        for delivery in deliveries:
+            name = delivery.message_id.encode()
+            key = publisher_key(b"", b"", name)
+            self._exchange.wait_for(
+                lambda taken=delivery, key=key: self._feeder.offer(taken.content_type, key, taken.body),
+                STOP_SECONDS,
+                lambda: f"the ingress ring is full, {self._feeder.unacknowledged_slots()} slots unacknowledged",
+            )
+            self._offered.append((int(np.copy(self._tail.cells[self._tail.index])), delivery))
+
+    def settle(self) -> None:
+        """Wait until everything offered is acknowledged."""
+        self._exchange.wait_for(
+            lambda: self._feeder.unacknowledged_slots() == 0,
+            STOP_SECONDS,
+            lambda: f"{self._feeder.unacknowledged_slots()} slots of the ingress ring are unacknowledged",
+        )
+
+    def unacknowledged(self) -> list[Submission]:
+        """Deliveries that were offered and not acknowledged, in order; also when the exchange is gone."""
+        head = int(self._head.cells[self._head.index])
+        return [delivery for end, delivery in self._offered if end > head]
+
+    def close(self) -> None:
+        """Let go of the shared memory."""
+        self._ingress.close()
+        self._router.close()
