@@ -68,8 +68,7 @@ class Replay:
         if count > len(self._records):
             self._records = np.zeros(1 << (count - 1).bit_length(), COMMAND)
         self._records[:count] = records.view(COMMAND)
-        self.confirmed_seq = max(self.confirmed_seq, int(header["confirmed_seq"]))
-        self._forget_confirmed()
+        self.confirm(int(header["confirmed_seq"]))
         done = 0
         while done < count:
             reached, out = process(
@@ -93,8 +92,9 @@ class Replay:
         if len(fresh):
             self.kept.append(fresh.copy())
 
-    def _forget_confirmed(self) -> None:
-        """Drop what a later batch says was confirmed; what remains is bounded by the output ring."""
+    def confirm(self, seq: int) -> None:
+        """Drop what a later batch, or a mark, says was confirmed; what remains is bounded by the output ring."""
+        self.confirmed_seq = max(self.confirmed_seq, seq)
         while self.kept and int(self.kept[0]["seq"][-1]) <= self.confirmed_seq:
             self.kept.popleft()
 
@@ -171,6 +171,7 @@ class Worker:
         replay = Replay(self.tables, publisher.load(f"confirmed_seq.{self.index}"))
         nonce = int.from_bytes(os.urandom(7), "little") + 1
         state = recover(log, self.index, self.config.exchange.generation, nonce, replay.apply)
+        replay.confirm(state.confirmed_seq)  # a mark at the log's end has no records to apply
         seconds = time.perf_counter() - began
         self._say(
             f"shard {self.index}: epoch {state.epoch}, {state.record_count} records replayed in {seconds:.2f} s, "
