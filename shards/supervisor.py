@@ -279,11 +279,12 @@ class Supervisor:
         )
         long_life = time.monotonic() - child.started > LONG_LIFE_SECONDS
         child.deaths = 1 if long_life else child.deaths + 1
-        if final or child.deaths > DEATHS_IN_A_ROW_MAX:
+        hopeless = child.deaths > DEATHS_IN_A_ROW_MAX and code != Exit.UNAVAILABLE  # an outage may last
+        if final or hopeless:
             self._code = Exit(code) if code in set(Exit) and code else Exit.BROKEN
             self._say(f"{child.name}: {how}; another try would not help, so the exchange ends")
             return
-        delay = min(BACKOFF_SECONDS_MIN * 2 ** (child.deaths - 1), BACKOFF_SECONDS_MAX)
+        delay = min(BACKOFF_SECONDS_MIN * 2 ** min(child.deaths - 1, 10), BACKOFF_SECONDS_MAX)
         child.due = time.monotonic() + delay
         self._say(f"{child.name}: {how}; it is started again in {delay:.2f} s")
 
