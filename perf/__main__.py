@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(harness.text_of(record))
     print(f"written    {results}")
     if arguments.json:
-        print(json.dumps(record))
+        print(json.dumps(record, default=str))
     return 0
 
 

@@ -178,7 +178,7 @@ def append_to(path: Path, record: dict) -> None:
     """Append the record to a results file as one line of JSON; folders are made as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(json.dumps(record, default=str) + "\n")
 
 
 def machine() -> dict[str, object]:
