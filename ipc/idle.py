@@ -71,24 +71,30 @@ class Idle:
 
     Args:
         mode: "spin", "spin-then-yield" or "sleep".
+        skipped: Steps of the ladder to leave out. A poll in Python takes as long as hundreds in a kernel:
+            with SPINS_MAX + YIELDS_MAX a loop naps at its first poll without work.
 
     Raises:
         ValueError: Another mode.
     """
 
-    def __init__(self, mode: str) -> None:
-        """Start at the top of the ladder."""
+    def __init__(self, mode: str, *, skipped: int = 0) -> None:
+        """Start at the top of the ladder, or so far down."""
         if mode not in MODES:
             raise ValueError(f"idle mode must be one of {', '.join(MODES)}, was {mode!r}")
         self.mode = mode
         self._mode = MODES[mode]
-        self._polls = np.zeros(1, np.int64)
+        self._skipped = skipped
+        self._polls = np.array([skipped], np.int64)
 
     def __call__(self, work_count: int) -> None:
         """Return at once if there was work, else wait, the longer the more often in a row."""
-        idle_step(self._polls, 0, self._mode, work_count)
+        if work_count:
+            self._polls[0] = self._skipped
+        else:
+            idle_step(self._polls, 0, self._mode, 0)
 
     @property
     def idle_polls(self) -> int:
         """Polls without work since the last work."""
-        return int(self._polls[0])
+        return int(self._polls[0]) - self._skipped

@@ -218,8 +218,9 @@ class IngressIntake:
         return True
 
     def poll(self, timeout_seconds: float) -> list[Delivery]:
-        """Deliveries between cursor and tail. Waits in short naps: nobody can wake us through memory."""
+        """Deliveries between cursor and tail. Waits in naps, also while paused: nobody can wake us through memory."""
         if self._paused:
+            time.sleep(timeout_seconds)
             return []
         tail = load_cell(*self._tail)  # pairs with the release in IngressFeeder.offer
         deadline = time.monotonic() + timeout_seconds if timeout_seconds > 0 else 0.0

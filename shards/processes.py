@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ringpit.engine.kernels import kernel  # noqa: F401 - chooses numba's cache before any kernel is defined
-from ringpit.ipc.idle import Idle
+from ringpit.ipc.idle import SPINS_MAX, YIELDS_MAX, Idle
 from ringpit.ipc.segment import Segment, SegmentError
 from ringpit.shards.amqp import BrokerRefused, Endpoint
 from ringpit.shards.config import Config
@@ -289,7 +289,7 @@ def run_publisher(config: Config, index: int, incarnation: int, say: Callable[[s
         ),
         latency=segment.region("whole_ns"),
     )
-    idle = Idle("sleep" if config.wait.mode == "sleep" else config.wait.mode)
+    idle = Idle(config.wait.mode, skipped=SPINS_MAX + YIELDS_MAX)
     seen = [0] * config.exchange.shards
     deadline = 0.0
     segment.store("state", State.RUNNING)

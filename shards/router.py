@@ -145,6 +145,7 @@ class Router:
         self._facts = np.zeros(5, np.int64)
         self._beats = 0
         self._paused = False
+        self._stuck = False  # a ring had no room: polling at once would only take the core from who empties it
         self._opened = False
         self._draining = False
         self.deliveries = self.commands = self.malformed = self.acknowledged = 0
@@ -199,7 +200,7 @@ class Router:
         ready = not self._awaited
         acknowledged = self._acknowledge() if ready else 0
         self._press_back(ready)
-        busy = bool(self._waiting and ready) or bool(acknowledged)
+        busy = bool(acknowledged) or (ready and bool(self._waiting) and not self._stuck)
         arrived = self._intake.poll(0.0 if busy else timeout_seconds)
         if self._intake.generation != self._generation:
             self._forget()
@@ -265,8 +266,12 @@ class Router:
 
     def _deal_waiting(self) -> int:
         """Deal what waits until a ring is full."""
+        self._stuck = False
         for dealt in range(DEALT_PER_STEP_MAX):
-            if not self._waiting or not self._deal(self._waiting[0]):
+            if not self._waiting:
+                return dealt
+            if not self._deal(self._waiting[0]):
+                self._stuck = True
                 return dealt
             self._waiting.popleft()
         return DEALT_PER_STEP_MAX

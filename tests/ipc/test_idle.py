@@ -53,6 +53,20 @@ def test_work_starts_the_ladder_again(mode):
     assert 0 == waiting.idle_polls
 
 
+def test_a_loop_in_python_may_begin_with_a_nap(monkeypatch):
+    """Steps that are skipped are not made, nor counted, also after there was work."""
+    seen = []
+    monkeypatch.setattr(
+        idle, "idle_step", lambda polls, index, _mode, _worked: seen.append(polls[index].item())
+    )
+    waiting = Idle("sleep", skipped=SPINS_MAX + YIELDS_MAX)
+    waiting(0)
+    waiting(1)
+    waiting(0)
+    assert [SPINS_MAX + YIELDS_MAX] * 2 == seen
+    assert 0 == waiting.idle_polls
+
+
 def test_an_unknown_mode_is_refused_with_those_that_exist():
     """The error lists the modes."""
     with pytest.raises(ValueError, match="idle mode must be one of spin, spin-then-yield, sleep, was 'nap'"):
