@@ -34,6 +34,7 @@ from urllib.parse import unquote, urlsplit
 
 import pika
 from pika import exceptions
+from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
 
 from ringpit.shards.wire import (
     FRAME_OVERHEAD_BYTES,
@@ -510,4 +511,8 @@ def cause_of(error: BaseException) -> str:
         return f"TLS: {error.reason or error.args[-1]}"
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
+    if isinstance(error, AMQPConnectorStackTimeout):
+        return "something listens there, but does not speak AMQP in time"
+    if isinstance(error, exceptions.StreamLostError):
+        return "the connection was closed without a word"
     return str(error) or type(error).__name__

@@ -21,7 +21,6 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -31,9 +30,13 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any, Final, Self
 
 import numpy as np
+import pika
 from numba import config as config_of_numba
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
+from pika.exceptions import AMQPError
 
 from ringpit.ipc.segment import Segment, remove_stale
+from ringpit.shards.amqp import cause_of, remedy_for
 from ringpit.shards.config import Config
 from ringpit.shards.exits import Exit
 from ringpit.shards.layout import (
@@ -75,6 +78,11 @@ INHERITED: Final = {  # words and regions that a successor goes on with
 
 class Unavailable(Exception):
     """A broker is away at the start. Says which, where, and what to do."""
+
+
+def exit_of(code: int) -> Exit:
+    """How the exchange ends when a child ended with a code that is not 0; a signal's is below 0."""
+    return Exit(code) if code in set(Exit) else Exit.BROKEN
 
 
 @dataclass
@@ -180,13 +188,15 @@ class Supervisor:
         """A broker that is away at the start is a configuration mistake more often than an outage."""
         if "rabbitmq" in (self.config.intake.source, self.config.output.sink):
             endpoint = endpoint_of(self.config)
-            host, port = endpoint.address.rsplit(":", 1)
             try:
-                socket.create_connection((host.strip("[]"), int(port)), 5).close()
-            except OSError as error:
+                pika.BlockingConnection(endpoint.parameters()).close()
+            except (AMQPError, AMQPConnectorException, OSError) as error:
+                remedy = remedy_for(error) or (
+                    "start it (`make brokers` starts one on this machine), or name another in rabbitmq.url "
+                    "or RINGPIT_RABBITMQ_URL"
+                )
                 raise Unavailable(
-                    f"RabbitMQ does not answer at {endpoint.address} ({error.strerror or error}): start it "
-                    "(`make brokers` starts one on this machine), or name another in rabbitmq.url or RINGPIT_RABBITMQ_URL"
+                    f"no RabbitMQ answers at {endpoint.address} ({cause_of(error)}): {remedy}"
                 ) from None
 
     def _remove(self, segment: Segment) -> None:
@@ -281,7 +291,7 @@ class Supervisor:
         child.deaths = 1 if long_life else child.deaths + 1
         hopeless = child.deaths > DEATHS_IN_A_ROW_MAX and code != Exit.UNAVAILABLE  # an outage may last
         if final or hopeless:
-            self._code = Exit(code) if code in set(Exit) and code else Exit.BROKEN
+            self._code = exit_of(code)
             self._say(f"{child.name}: {how}; another try would not help, so the exchange ends")
             return
         delay = min(BACKOFF_SECONDS_MIN * 2 ** min(child.deaths - 1, 10), BACKOFF_SECONDS_MAX)
@@ -312,6 +322,7 @@ class Supervisor:
                 self._bury(child)
                 if child.exits[-1] != Exit.STOPPED:
                     self._say(f"{child.name}: left with code {child.exits[-1]}")
+                    self._code = self._code or exit_of(child.exits[-1])
         self._say("stopped: " + ", ".join(child.name for child in self.children.values()))
 
     def _end_all(self) -> None:

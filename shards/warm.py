@@ -9,6 +9,7 @@ Imported by the fork server (it preloads this module by name): importing is warm
 """
 
 import os
+import signal
 import time
 from typing import Final
 
@@ -148,4 +149,5 @@ def warm() -> float:
 
 
 if os.environ.get("RINGPIT_FORK_SERVER"):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends with the supervisor, not with its process group
     warm()
