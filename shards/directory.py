@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ringpit.engine import index
+from ringpit.engine.codes import CommandKind
 from ringpit.ipc.atomics import load_cell
 from ringpit.ipc.segment import Segment
 from ringpit.shards.kernels import kernel
@@ -63,12 +64,19 @@ def settle_home(homes, event, shard):
 
 @kernel
 def deal(homes, commands, count, shard_of, counts):
-    """Write each command's shard into `shard_of`, and how many each shard gets into `counts`."""
+    """
+    Write each command's shard into `shard_of`, and how many each shard gets into `counts`.
+
+    Returns how many of them create events.
+    """
     counts[:] = 0
+    created = 0
     for i in range(count):
         shard = home_of(homes, commands[i]["event"])
         shard_of[i] = shard
         counts[shard] += 1
+        created += commands[i]["kind"] == CommandKind.CREATE_EVENT
+    return created
 
 
 class Directory:

@@ -289,7 +289,7 @@ class Router:
         count = len(commands)
         if count > len(self._shard_of):
             self._shard_of = np.zeros(1 << count.bit_length(), np.int64)
-        deal(self._directory.homes, commands, count, self._shard_of, self._counts)
+        created = deal(self._directory.homes, commands, count, self._shard_of, self._counts)
         touched = [(shard, number) for shard, number in enumerate(self._counts.tolist()) if number]
         if not all(self._has_room(shard, number + 1) for shard, number in touched):
             return False
@@ -303,7 +303,8 @@ class Router:
             self._tails[shard] = tail
             store_cell(self._segment.cells, line.tail, tail)  # pairs with the worker's acquire
             positions.append((shard, tail))
-        self._learn_created(commands)
+        if created:
+            self._learn_created(commands)
         self._pending.append(Pending(delivery.tag, tuple(positions), dead=False))
         self.deliveries += 1
         self.commands += count
@@ -321,16 +322,14 @@ class Router:
 
     def _learn_created(self, commands: np.ndarray) -> None:
         """Remember the price specs of events that this delivery creates, for later decimal prices."""
-        kinds = commands["kind"]
-        if (kinds == CommandKind.CREATE_EVENT).any():
-            for command in commands[kinds == CommandKind.CREATE_EVENT]:
-                if command["verdict"] == Reason.NONE:
-                    try:
-                        spec = PriceSpec.of_command(command)
-                    except PriceSpecError:
-                        continue  # the engine refuses it, too, and says why to whoever asked
-                    if spec.fits_ladder:
-                        self._directory.create(int(command["event"]), spec)
+        for command in commands[commands["kind"] == CommandKind.CREATE_EVENT]:
+            if command["verdict"] == Reason.NONE:
+                try:
+                    spec = PriceSpec.of_command(command)
+                except PriceSpecError:
+                    continue  # the engine refuses it, too, and says why to whoever asked
+                if spec.fits_ladder:
+                    self._directory.create(int(command["event"]), spec)
 
     def _has_room(self, shard: int, slots: int) -> bool:
         """True if a ring can take a frame; looks at the worker's head only if it seems full."""
