@@ -511,8 +511,6 @@ def cause_of(error: BaseException) -> str:
         return f"TLS: {error.reason or error.args[-1]}"
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
-    if isinstance(error, AMQPConnectorStackTimeout):
-        return "something listens there, but does not speak AMQP in time"
-    if isinstance(error, exceptions.StreamLostError):
-        return "the connection was closed without a word"
+    if isinstance(error, AMQPConnectorStackTimeout | exceptions.IncompatibleProtocolError):
+        return "something listens there, but does not speak AMQP"
     return str(error) or type(error).__name__
