@@ -1,0 +1,489 @@
+"""A worker recovers what the log holds, says again what may be missing, and serves whoever counts."""
+
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from ringpit.engine.codes import CommandKind, ReportKind
+from ringpit.engine.digest import digest
+from ringpit.engine.image import IMAGE_INDEX
+from ringpit.engine.records import MARKER
+from ringpit.engine.tables import Cell
+from ringpit.ipc.ring import freeze
+from ringpit.ipc.segment import Segment
+from ringpit.shards.config import Config
+from ringpit.shards.flow import flow, frames
+from ringpit.shards.layout import (
+    State,
+    board_layout,
+    first_position,
+    publisher_layout,
+    router_layout,
+    segment_name,
+    worker_layout,
+)
+from ringpit.shards.peers import Peers
+from ringpit.shards.worker import Worker, WorkerFrozen
+from ringpit.testing.naive import NaiveExchange, report_array, report_tuples
+from ringpit.wal.batch import BatchKind, decode
+from ringpit.wal.memory import MemoryLog
+from ringpit.wal.reader import recover
+from ringpit.wal.segments import SegmentLog
+from ringpit.wal.writer import BatchWriter
+
+DEADLINE_SECONDS = 30.0
+ROUTER_FIRST = 7  # incarnation of the first router
+GENERATION = Config().exchange.generation
+
+
+def until(condition, what):
+    """Poll until a condition holds; fail saying what was waited for."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what}: not after {DEADLINE_SECONDS} s")
+
+
+class House:
+    """The shared memory of an exchange with one shard; the tests play router, publisher and supervisor."""
+
+    def __init__(self, *, output_slots=1 << 13):
+        config = Config()
+        self.config = replace(
+            config,
+            exchange=replace(config.exchange, name=f"test-{uuid.uuid4().hex[:12]}", shards=1, stop_seconds=20),
+            limits=replace(config.limits, events=8, orders=1 << 9, levels=4_096, keys=256),
+            rings=replace(config.rings, input_slots=1 << 12, journal_slots=1 << 12, output_slots=output_slots),
+        )
+        self.segments = []
+        self.board = self.create("board", board_layout(self.config), 0)
+        self.said = []
+        self.reported = []
+        self.start_router(ROUTER_FIRST)
+        self.start_publisher(1)
+
+    def create(self, label, layout, incarnation):
+        segment = Segment.create(segment_name(self.config, label, 0, incarnation), layout, incarnation)
+        self.segments.append(segment)
+        return segment
+
+    def close(self):
+        for segment in self.segments:
+            segment.unlink()
+            segment.close()
+
+    def start_router(self, incarnation):
+        """A router with an empty ring, which the board names from now on."""
+        self.router = self.create("router", router_layout(self.config), incarnation)
+        self.router.store("input_tail.0", first_position(incarnation))
+        self.board.store("router.0.incarnation", incarnation)
+
+    def start_publisher(self, incarnation, **words):
+        """A publisher, which the board names from now on."""
+        self.publisher = self.create("publisher", publisher_layout(self.config), incarnation)
+        for word, value in words.items():
+            self.publisher.store(f"{word}.0", value)
+        self.board.store("publisher.0.incarnation", incarnation)
+
+    def worker(self, incarnation, open_log):
+        """The next worker; the publisher has taken up its ring."""
+        segment = self.create("worker", worker_layout(self.config), incarnation)
+        self.board.store("worker.0.incarnation", incarnation)
+        self.publisher.store("output_head.0", first_position(incarnation))
+        return Worker(self.config, 0, segment, Peers(self.config), open_log, self.said.append)
+
+    def greet(self, worker):
+        """The router tells a worker to begin at the ring's end."""
+        self.router.store("input_base.0", self.router.load("input_tail.0"))
+        self.router.store("input_peer.0", worker.segment.incarnation)
+
+    def submit(self, records):
+        """Write frames into the input ring, and say in their markers where they lie."""
+        tail = self.router.load("input_tail.0")
+        placed = at_positions(records, tail)
+        slots = self.router.region("input.0")
+        slots[(tail + np.arange(len(records))) & (len(slots) - 1)] = placed
+        self.router.store("input_tail.0", tail + len(records))
+        return placed
+
+    def take_reports(self, worker, count=None):
+        """The publisher takes what is in the output ring, or the next `count`."""
+        head, tail = self.publisher.load("output_head.0"), worker.segment.load("output_tail")
+        tail = tail if count is None else min(tail, head + count)
+        slots = worker.segment.region("output")
+        self.reported.append(slots[(head + np.arange(tail - head)) & (len(slots) - 1)])
+        self.publisher.store("output_head.0", tail)
+        return self.reported[-1]
+
+
+@contextmanager
+def house_of(**options):
+    """A house, and nothing left of it."""
+    made = House(**options)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def house():
+    """A house with a router and a publisher."""
+    with house_of() as made:
+        yield made
+
+
+def frames_of(count, *, seed=0, size=5):
+    """Frames of a seeded flow, each with a key of its own."""
+    return frames(flow(count, seed=seed, events=3, accounts=9), size, 99, engine_ns=1_000)
+
+
+def starts_of(records):
+    """Where the frames begin."""
+    return np.flatnonzero(records["kind"] == CommandKind.MARKER)
+
+
+def at_positions(records, first):
+    """The same frames, lying in a ring from a position on."""
+    placed = records.copy()
+    starts = starts_of(records)
+    placed.view(MARKER)["position"][starts] = first + np.append(starts[1:], len(records))
+    return placed
+
+
+def log_of(records, batch_ends):
+    """What an owner wrote: a claim, then frames in batches that end where they are told to."""
+    log = MemoryLog()
+    writer = BatchWriter(recover(log, 0, GENERATION, 1, lambda _header, _records: None))
+    start = 0
+    for end in batch_ends:
+        batch, taken = writer.cut(records[start:end], confirmed_seq=0)
+        assert taken == end - start
+        log.append(batch)
+        start = end
+    return log
+
+
+def naive_of(*records):
+    """The plain exchange after frames as submitted, and its reports."""
+    naive = NaiveExchange(market_data=True)
+    return naive, report_array([report for part in records for report in naive.run(part)])
+
+
+def plain(reports):
+    """Reports without images, in the plain exchange's form."""
+    return report_array(report_tuples(reports[reports["index"] < IMAGE_INDEX]))
+
+
+def timeless(reports):
+    """Reports without engine time, which is a clock's."""
+    reports = reports.copy()
+    reports["price"][reports["kind"] == ReportKind.FRAME] = 0
+    return reports
+
+
+# Recovery -------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def deaths(draw):
+    """A flow, where its batches end, how many of them reached the log, and how far the publisher had confirmed."""
+    records = frames_of(draw(st.integers(1, 60)), seed=draw(st.integers(0, 999)), size=draw(st.integers(1, 9)))
+    starts = starts_of(records)
+    inner = draw(st.sets(st.sampled_from(starts.tolist()))) - {0}
+    ends = [*sorted(inner), len(records)]
+    survived = draw(st.integers(0, len(ends)))
+    durable = ends[survived - 1] if survived else 0
+    return records, ends[:survived], durable, draw(st.integers(0, durable))
+
+
+@given(deaths())
+def test_wherever_it_was_killed_the_log_s_prefix_is_its_state(death):
+    """Books, events and next seq are those of the plain exchange after the frames that reached the log."""
+    records, ends, durable, confirmed = death
+    naive, wanted = naive_of(records[:durable])
+    with house_of() as house:
+        house.publisher.store("confirmed_seq.0", confirmed)
+        log = log_of(records, ends)
+        worker = house.worker(2, lambda: log)
+        _, state, replay = worker.recover()
+        assert State.RECOVERING == worker.segment.load("state")
+        worker.begin(state, replay)
+        sent = house.take_reports(worker)
+
+        assert naive.digest() == digest(worker.tables)
+        assert durable + 1 == state.next_seq
+        words = ("matched_seq", "durable_seq", "recovered_seq", "events_count", "state")
+        assert (durable, durable, durable, len(naive.events), State.RUNNING) == tuple(
+            worker.segment.load(word) for word in words
+        )
+        assert list(naive.events) == worker.segment.region("events")["event"][: len(naive.events)].tolist()
+        again = plain(sent)
+        assert missing(wanted, confirmed, records).tobytes() == again.tobytes()
+
+
+def missing(reports, confirmed, records):
+    """The reports above a seq, and before them, if the first is inside a frame, that frame's own report."""
+    above = reports[reports["seq"] > confirmed]
+    if not len(above) or above[0]["kind"] == ReportKind.FRAME:
+        return above
+    starts = starts_of(records) + 1  # seqs of the markers
+    marker_seq = starts[np.searchsorted(starts, above[0]["seq"], "right") - 1]
+    frame = reports[(reports["seq"] == marker_seq) & (reports["kind"] == ReportKind.FRAME)]
+    return np.concatenate([frame, above])
+
+
+def test_what_the_log_says_was_confirmed_is_not_said_again(house):
+    """After a cold start the publisher knows nothing; the newest batch or mark of the log does."""
+    records = frames_of(20)
+    log = MemoryLog()
+    writer = BatchWriter(recover(log, 0, GENERATION, 1, lambda _header, _records: None))
+    log.append(writer.cut(records, confirmed_seq=0)[0])
+    log.append(writer.mark(len(records)))
+    worker = house.worker(2, lambda: log)
+    _, state, replay = worker.recover()
+    worker.begin(state, replay)
+
+    sent = house.take_reports(worker)
+    assert [] == sent[sent["index"] < IMAGE_INDEX].tolist()
+    assert {len(records)} == set(sent["seq"].tolist())
+    assert 3 == (sent["kind"] == ReportKind.BOOK_RESET).sum()
+
+
+def test_a_start_waits_for_a_publisher_with_a_small_ring():
+    """More reports than the ring holds are sent in pieces, as the publisher makes room, and each once."""
+    with house_of(output_slots=64) as house:
+        records = frames_of(200)
+        log = log_of(records, [len(records)])
+        worker = house.worker(2, lambda: log)
+        _, state, replay = worker.recover()
+        thread = threading.Thread(target=worker.begin, args=(state, replay))
+        thread.start()
+
+        def running():
+            house.take_reports(worker, 10)
+            return worker.segment.load("state") == State.RUNNING
+
+        until(running, "the worker runs")
+        thread.join()
+        house.take_reports(worker)
+        _, wanted = naive_of(records)
+        assert wanted.tobytes() == plain(np.concatenate(house.reported)).tobytes()
+
+
+def test_a_start_that_cannot_finish_can_be_stopped():
+    """Without a publisher the reports made again wait; a stop ends the waiting."""
+    with house_of(output_slots=64) as house:
+        log = log_of(frames_of(200), [len(frames_of(200))])
+        worker = house.worker(2, lambda: log)
+        house.publisher.store("output_head.0", 0)
+        house.board.store("worker.0.stop", 1)
+        _, state, replay = worker.recover()
+        worker.begin(state, replay)
+        assert first_position(2) == worker.segment.load("output_tail")
+
+
+def test_a_frozen_ring_ends_a_start(house):
+    """A successor froze the output ring while this one recovered: it must leave."""
+    records = frames_of(10)
+    log = log_of(records, [len(records)])
+    worker = house.worker(2, lambda: log)
+    _, state, replay = worker.recover()
+    worker.segment.store("output_tail", 0)
+    original = worker._word
+
+    def then_freeze(word, value):
+        original(word, value)
+        if word == "output_tail":
+            freeze(worker.segment.cells, worker.segment.layout.index("output_tail"))
+
+    worker._word = then_freeze
+    with pytest.raises(WorkerFrozen, match="shard 0: the output ring is frozen"):
+        worker.begin(state, replay)
+
+
+# Neighbours -----------------------------------------------------------------------------------------------
+
+
+def started(house, incarnation=1, log=None):
+    """A worker that has recovered and begun."""
+    log = MemoryLog() if log is None else log
+    worker = house.worker(incarnation, lambda: log)
+    _, state, replay = worker.recover()
+    worker.begin(state, replay)
+    return worker
+
+
+def test_nothing_is_served_before_the_router_has_said_where(house):
+    """What lies in the ring from an earlier worker's life is the router's to send again, not ours to take."""
+    worker = started(house)
+    house.submit(frames_of(5))
+    house.router.store("input_peer.0", 99)
+    worker._serve_one(0)
+    assert 0 == worker.segment.load("matched_seq")
+
+    house.greet(worker)
+    worker._serve_one(0)
+    assert 0 == worker.segment.load("matched_seq")
+    assert house.router.load("input_tail.0") == worker.segment.load("input_head.0")
+    fresh = house.submit(frames_of(5, seed=1))
+    worker._serve_one(0)
+    assert len(fresh) == worker.segment.load("matched_seq")
+
+
+def test_a_dead_router_s_ring_is_served_to_its_end_first(house):
+    """Whole frames that the old router had published count; then the new router's ring is taken up."""
+    worker = started(house)
+    house.greet(worker)
+    records = frames_of(30, size=4)
+    half = starts_of(records)[4]
+    worker._serve_one(0)
+    old = house.submit(records[:half])
+    house.start_router(ROUTER_FIRST + 1)
+    worker._serve_one(0)
+    worker._serve_one(0)
+    assert half == worker.segment.load("matched_seq")
+
+    house.greet(worker)
+    new = house.submit(records[half:])
+    until(
+        lambda: worker._serve_one(0) or worker.segment.load("matched_seq") == len(records),
+        "the new ring is served",
+    )
+    _, wanted = naive_of(old, new)
+    assert timeless(wanted).tobytes() == timeless(plain(house.take_reports(worker))).tobytes()
+
+
+def test_a_new_publisher_is_followed(house):
+    """Room in the output ring is what the publisher of the newest incarnation says."""
+    worker = started(house)
+    house.greet(worker)
+    worker._serve_one(0)
+    head = house.publisher.load("output_head.0")
+    house.publisher.store("output_head.0", 0)  # the old one takes nothing any more
+    placed = house.submit(frames_of(9))
+    house.start_publisher(2, output_head=head)
+    until(lambda: worker._serve_one(0) or worker.segment.load("matched_seq") == len(placed), "it is matched")
+    _, wanted = naive_of(placed)
+    assert timeless(wanted).tobytes() == timeless(plain(house.take_reports(worker))).tobytes()
+
+
+def test_a_frozen_worker_leaves(house):
+    """Another process took over: the frozen journal is noticed with the next frame."""
+    worker = started(house)
+    house.greet(worker)
+    freeze(worker.segment.cells, worker.segment.layout.index("journal_tail"))
+    house.submit(frames_of(3))
+    with pytest.raises(WorkerFrozen, match="shard 0: another process took over; this one leaves"):
+        worker._serve_one(0)
+
+
+# Whole lives ----------------------------------------------------------------------------------------------
+
+
+def live(house, worker, records):
+    """Run a worker's whole life in a thread, feed it records, take everything, stop it; the frames as submitted."""
+    failures = []
+
+    def run():
+        try:
+            worker.run()
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the test's own thread
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    segment = worker.segment
+
+    def reached(seq):
+        def look():
+            if failures:
+                raise failures[0]
+            house.take_reports(worker)
+            return segment.load("durable_seq") >= seq
+
+        return look
+
+    until(lambda: failures or segment.load("state") == State.RUNNING, "the worker runs")
+    house.greet(worker)
+    placed = house.submit(records)
+    until(reached(segment.load("recovered_seq") + len(records)), "everything is durable")
+    assert house.router.load("input_tail.0") == segment.load("durable_position.0")
+    house.board.store("worker.0.stop", 1)
+    until(lambda: failures or segment.load("state") == State.DRAINED, "the worker has drained")
+    house.take_reports(worker)
+    house.publisher.store("confirmed_seq.0", segment.load("matched_seq"))
+    thread.join(DEADLINE_SECONDS)
+    assert not thread.is_alive()
+    house.board.store("worker.0.stop", 0)
+    assert [] == failures
+    return placed
+
+
+@pytest.fixture(params=["memory", "segments"])
+def open_log(request, tmp_path):
+    """Opens the same log again and again, and the batches in it."""
+    if request.param == "memory":
+        batches = []
+        return lambda: MemoryLog(batches)
+    return lambda: SegmentLog(tmp_path, 0, fsync=False)
+
+
+def test_three_lives_are_one_history(house, open_log):
+    """Stopped and started again, books, keys and seq go on: what comes out is as if nothing had happened."""
+    records = frames_of(120, size=7)
+    cuts = [0, *starts_of(records)[[5, 11]], len(records)]
+    submitted, tables = [], None
+    for incarnation in (1, 2, 3):
+        worker = house.worker(incarnation, open_log)
+        again = records[cuts[incarnation - 1] : cuts[incarnation]]
+        if incarnation == 3:
+            again = np.concatenate([records[: cuts[1]], again])  # the first life's frames come once more
+        submitted.append(live(house, worker, again))
+        tables = worker.tables
+
+    naive, wanted = naive_of(*submitted)
+    assert naive.digest() == digest(tables)
+    assert timeless(wanted).tobytes() == timeless(plain(np.concatenate(house.reported))).tobytes()
+    assert 5 == (wanted["kind"] == ReportKind.DUPLICATE).sum()
+    log = open_log()
+    headers = [decode(entry.batch)[0] for entry in log.read()]
+    log.close()
+    assert [1, 2, 3] == [int(header["epoch"]) for header in headers if header["kind"] == BatchKind.CLAIM]
+    assert BatchKind.MARK == headers[-1]["kind"]
+    assert int(wanted["seq"][-1]) == headers[-1]["confirmed_seq"]
+
+
+def test_a_killed_worker_s_frames_come_again_and_count_once(house):
+    """The log has some of what was sent; the router sends all of it again, and nothing is applied twice."""
+    records = frames_of(60)
+    cut = starts_of(records)[7]
+    placed = at_positions(records, 0)
+    log = log_of(placed, [cut])
+    again = live(house, house.worker(2, lambda: MemoryLog(log.batches)), records)
+
+    naive, wanted = naive_of(placed[:cut], again)
+    assert 7 == (wanted["kind"] == ReportKind.DUPLICATE).sum()
+    once, _ = naive_of(placed)
+    assert once.digest() == naive.digest()
+    assert timeless(wanted).tobytes() == timeless(plain(np.concatenate(house.reported))).tobytes()
+
+
+def test_it_says_what_it_found(house):
+    """One line of facts for each recovery, one for what is said again."""
+    records = frames_of(30)
+    naive, wanted = naive_of(records)
+    log = log_of(records, [len(records)])
+    worker = started(house, 2, log)
+    resting = sum(len(naive.resting(event)) for event in naive.events)
+    assert resting == worker.tables.cells[Cell.ORDERS_USED] == worker.segment.load("orders_resting")
+    assert house.said[0].startswith(f"shard 0: epoch 2, {len(records)} records replayed in ")
+    assert f"next seq {len(records) + 1}, {resting} orders rest; log in memory" in house.said[0]
+    assert [f"shard 0: {len(wanted)} reports above seq 0 are made again"] == house.said[1:]
