@@ -25,7 +25,7 @@ from ringpit.engine.codes import CommandKind, EventState, Flag, OrderType, Side,
 from ringpit.engine.index import MISSING, slot_at
 from ringpit.engine.ladder import NIL
 from ringpit.engine.limits import REPORTS_PER_STEP_MAX, Limits, power_of_two
-from ringpit.engine.match import process
+from ringpit.engine.machine import process
 from ringpit.engine.records import COMMAND, MARKER, REPORT
 from ringpit.engine.tables import Cell, Tables, allocate
 from ringpit.engine.validate import validate

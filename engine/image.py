@@ -16,9 +16,9 @@ from ringpit.engine.book import best_against, next_level
 from ringpit.engine.digest import open_books
 from ringpit.engine.kernels import kernel
 from ringpit.engine.ladder import NIL
-from ringpit.engine.match import tell_book, tell_level
 from ringpit.engine.records import REPORT
 from ringpit.engine.tables import Cell, Tables
+from ringpit.engine.tell import tell_book, tell_level
 
 IMAGE_INDEX: Final = 1 << 30
 

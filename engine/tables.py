@@ -77,6 +77,8 @@ KEY: Final = dtype_of(
     )
 )
 
+START, MATCHING, CLOSING, TELLING, DONE = range(5)  # stages of a command, see machine.py
+
 RUN_BITS_MIN: Final = 6  # smallest run of levels: 64, one word of the bitmap
 RUN_BITS_MAX: Final = LADDER_LEVELS_MAX.bit_length() - 1
 
@@ -97,7 +99,7 @@ class Cell(IntEnum):
     INDEX = auto()  # reports already made for it
     OUT = auto()  # report position
     OUT_LIMIT = auto()  # report position that may not be passed
-    STAGE = auto()  # where the command in hand stands, see match.py
+    STAGE = auto()  # where the command in hand stands, see machine.py
     BOOK = auto()  # the command in hand: its book
     SIDE = auto()
     LIMIT = auto()  # level slot beyond which it does not trade

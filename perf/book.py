@@ -16,7 +16,7 @@ import numpy as np
 
 from ringpit.engine.codes import CommandKind, OrderType, Side, TimeInForce
 from ringpit.engine.limits import Limits
-from ringpit.engine.match import process
+from ringpit.engine.machine import process
 from ringpit.engine.records import COMMAND, MARKER, REPORT
 from ringpit.engine.tables import Tables, allocate
 from ringpit.perf.harness import benchmark, cores_for, pin, positive

@@ -20,7 +20,7 @@ import numpy as np
 
 from ringpit.engine.codes import CommandKind
 from ringpit.engine.limits import Limits
-from ringpit.engine.match import process
+from ringpit.engine.machine import process
 from ringpit.engine.records import COMMAND, MARKER, REPORT
 from ringpit.engine.tables import allocate
 from ringpit.shards.messages import MalformedMessage, decode, to_commands

@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from ringpit.engine.match import process
+from ringpit.engine.machine import process
 from ringpit.engine.tables import Cell
 from ringpit.ipc.atomics import clock_ns, load_acquire, store_release
 from ringpit.ipc.histogram import record_many

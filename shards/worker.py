@@ -24,7 +24,7 @@ import numpy as np
 
 from ringpit.engine.codes import ReportKind
 from ringpit.engine.image import images
-from ringpit.engine.match import process
+from ringpit.engine.machine import process
 from ringpit.engine.records import COMMAND, MARKER, REPORT
 from ringpit.engine.tables import Cell, Tables, allocate
 from ringpit.ipc.atomics import load_cell, store_cell
