@@ -94,10 +94,10 @@ class KafkaSettings:
         for name in self.settings:
             if name in OWN:
                 raise ValueError(
-                    f"log.kafka.settings may not set {name}: the log depends on its own value; remove it"
+                    f"kafka.settings may not set {name}: the log depends on its own value; remove it"
                 )
         if self.shards < 1:
-            raise ValueError(f"log.kafka.shards must be at least 1, was {self.shards}")
+            raise ValueError(f"kafka.shards must be at least 1, was {self.shards}")
 
     def redacted(self, text: str) -> str:
         """K3: a text of the client's without any value that was passed through."""
@@ -144,7 +144,7 @@ class KafkaLog:
             if isinstance(error.args[0], KafkaError) and error.args[0].code() == INVALID_ARGUMENT:
                 reason = settings.redacted(_reason(error))
                 raise ValueError(
-                    f"log.kafka.settings: librdkafka refuses them ({reason}); correct them"
+                    f"kafka.settings: librdkafka refuses them ({reason}); correct them"
                 ) from None
             raise self._unavailable(error) from None  # the cause may repeat a setting's value
 
@@ -284,7 +284,7 @@ class KafkaLog:
         return LogUnavailable(
             f"the log's Kafka at {self.settings.bootstrap_servers} did not do what was asked within "
             f"{self.settings.connect_timeout_seconds:g} s ({reason}); start it, or correct "
-            f"log.kafka.bootstrap_servers and log.kafka.settings"
+            f"kafka.bootstrap and kafka.settings"
         )
 
 
@@ -315,7 +315,7 @@ def _ensure_topic(settings: KafkaSettings) -> str:
     if len(replicas) < settings.shards:
         raise ValueError(
             f"topic {settings.topic!r} must have a partition for each of the {settings.shards} shards, has "
-            f"{len(replicas)}; name a new topic in log.kafka.topic, or add partitions to this one"
+            f"{len(replicas)}; name a new topic in kafka.topic, or add partitions to this one"
         )
     resource = ConfigResource(ConfigResource.Type.TOPIC, settings.topic)
     [answer] = admin.describe_configs([resource], request_timeout=settings.connect_timeout_seconds).values()

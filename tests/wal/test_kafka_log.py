@@ -42,7 +42,7 @@ def test_missing_broker_is_named_within_the_time_given():
 def test_settings_that_carry_guarantees_are_refused(name):
     """What the log's guarantees rest on cannot be set from outside."""
     with pytest.raises(
-        ValueError, match=rf"log.kafka.settings may not set {name}: the log depends on its own value"
+        ValueError, match=rf"kafka.settings may not set {name}: the log depends on its own value"
     ):
         KafkaSettings(bootstrap_servers=NOBODY, topic="t", shards=1, settings={name: "hunter2"})
 
