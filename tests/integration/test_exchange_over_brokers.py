@@ -1,27 +1,32 @@
 """A whole exchange over the real RabbitMQ and the real Kafka, compared with the naive exchange given what was sent."""
 
-import os
+import random
+import uuid
+from itertools import chain, pairwise
 
 import pytest
 from confluent_kafka.admin import AdminClient
 
 from ringpit.engine.codes import Reason, ReportKind
 from ringpit.testing.clients import Clients
+from ringpit.testing.garbage import HEADERS, garbage
 from ringpit.testing.submissions import Model, by_event, cut, day, differences, one_exchange
 
 pytestmark = [pytest.mark.brokers, pytest.mark.compiled, pytest.mark.timeout(600)]
 EVENTS, SHARDS, SEED = 24, 2, 20_261_207
+GARBAGE = 10_000
+LARGEST = 100  # commands of a delivery that touches both shards
 LIMITS = {"events": 64, "orders": 1 << 16, "levels": 1 << 14, "keys": 1 << 14}
 
 
 @pytest.fixture
-def make_clients(make_exchange, rabbitmq_url, kafka_bootstrap, request):
+def make_clients(make_exchange, rabbitmq_url, kafka_bootstrap):
     """Make an exchange with queue, exchanges and topic of its own, and its clients; it does not run yet."""
     names = []
     open_clients = []
 
     def make(**output):
-        name = f"ringpit.test.{os.getpid()}.{request.node.name.partition('[')[0]}.{len(names)}"
+        name = f"ringpit.test.{uuid.uuid4().hex[:12]}"
         names.append(name)
         exchange = make_exchange(
             limits=LIMITS,
@@ -73,9 +78,8 @@ def assert_once_in_effect(clients, deliveries):
     assert [] == differences(one_exchange(deliveries), by_event(received.by_log_order()))
     model = Model(SHARDS, received.homes().__getitem__)
     model.submit(deliveries)
-    assert [] == differences(
-        by_event(sum(model.trades(), [])), by_event(sum(received.by_shard(received.trades).values(), []))
-    )
+    expected, got = dict(enumerate(model.trades())), received.by_shard(received.trades)
+    assert [] == differences(by_event(chain(*expected.values())), by_event(chain(*got.values())))
     return model
 
 
@@ -112,10 +116,8 @@ def test_a_clean_restart_under_load(make_clients):
     assert 0 == exchange.stop()
     exchange.start()
     again = deliveries[10:50]
-    other = [
-        old._replace(body=new.body, content_type=new.content_type, commands=new.commands)
-        for old, new in zip(deliveries[10:20], deliveries[20:30], strict=True)
-    ]
+    large = [delivery for delivery in deliveries[: half // 2] if len(delivery.commands) == LARGEST]
+    other = [new._replace(message_id=old.message_id) for old, new in pairwise(large[:11])]
     refused = sum(len(delivery.commands) for delivery in other)
     sent = [*deliveries[:half], *again, *other, *deliveries[half:]]
     clients.publish(sent[half:])
@@ -173,3 +175,36 @@ def test_a_broker_that_goes_and_comes_back(make_clients, brokers, name):
     model = assert_once_in_effect(clients, deliveries)
     assert model.digests() == exchange.digests()
     assert "started again" not in exchange.printed()
+
+
+def test_ten_thousand_deliveries_of_garbage(make_clients):
+    """None stops anything: each is a dead letter with its reason, in order, and every good order between is answered."""
+    exchange, clients = make_clients(encoding="packed")
+    good = cut(day(10_000, events=EVENTS, seed=SEED + 4), seed=SEED + 4)
+    good = [each._replace(headers=HEADERS[number % len(HEADERS)]) for number, each in enumerate(good)]
+    bad = list(garbage(GARBAGE, seed=SEED))
+    bad[7] = bad[7]._replace(message_id=good[-1].message_id)  # what was put aside has used up no message id
+    places = sorted(random.Random(SEED).choices(range(len(bad)), k=len(good)))
+    exchange.start()
+    at = 0
+    for place, delivery in zip(places, good, strict=True):
+        clients.send([*bad[at:place], delivery])
+        at = place
+    clients.publish(bad[at:])
+    clients.wait_answered(answers_of(good))
+    letters = clients.dead_letters(len(bad))
+    assert 0 == exchange.stop()
+    clients.read_rest()
+
+    assert [each.body for each in bad] == [letter.body for letter in letters]
+    for each, letter in zip(bad, letters, strict=True):
+        headers = letter.headers
+        assert "MALFORMED" == headers["x-ringpit-reason"]
+        assert headers["x-ringpit-detail"], f"no detail for {each.content_type} {each.body[:80]!r}"
+        assert (each.content_type, each.message_id) == (
+            headers["x-ringpit-content-type"],
+            headers["x-ringpit-message-id"],
+        )
+    assert "started again" not in exchange.printed()
+    model = assert_exact(clients, good)
+    assert model.digests() == exchange.digests()
