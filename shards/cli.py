@@ -185,6 +185,7 @@ def replay(
 ) -> None:
     """Apply EventMessages in one process and print the reports as NDJSON; the same input gives the same bytes."""
     from ringpit.shards.replay import replay_lines
+    from ringpit.shards.sinks import SinkFailed
 
     try:
         if source == "-":
@@ -192,15 +193,13 @@ def replay(
         else:
             with Path(source).open("rb") as lines:
                 failures = replay_lines(lines, sys.stdout.buffer, say)
-    except BrokenPipeError:
-        raise typer.Exit(Exit.STOPPED) from None
+    except SinkFailed as error:
+        if isinstance(error.__cause__, BrokenPipeError):  # `ringpit replay FILE | head`: it has what it wanted
+            raise typer.Exit(Exit.STOPPED) from None
+        raise fail(error, Exit.UNAVAILABLE) from None
     except OSError as error:
-        raise fail(
-            OSError(
-                f"{source} cannot be read ({error.strerror}): name an NDJSON file, or - for standard input"
-            ),
-            Exit.CONFIG,
-        ) from None
+        text = f"{source} cannot be read ({error.strerror}): name an NDJSON file, or - for standard input"
+        raise fail(OSError(text), Exit.CONFIG) from None
     raise typer.Exit(Exit.REFUSED if failures else Exit.STOPPED)
 
 
