@@ -19,6 +19,7 @@ import sys
 import time
 import uuid
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ from ringpit.testing.naive import NaiveExchange
 
 RINGPIT = Path(sys.executable).with_name("ringpit")
 SHARED_MEMORY = Path("/dev/shm")
-DEADLINE_SECONDS = 120.0  # for anything: a crowded machine is not a bug
+DEADLINE_SECONDS = 100.0  # for anything: a crowded machine is not a bug
 FRAME_ORDERS = 100
 CONFIG = """
 [exchange]
@@ -156,6 +157,7 @@ class ExchangeProcess:
         self.config_file.write_text(CONFIG.format(name=self.name, data=self.data) + more)
         self.config = load(self.config_file)
         self.process = None
+        self.started = []  # what it ran when it began to accept orders
         self.said_file = folder / "said.txt"
 
     def launch(self):
@@ -173,6 +175,7 @@ class ExchangeProcess:
             lambda: self.said().count("accepting orders") > before or self.process.poll() is not None, self.said
         )
         assert self.process.poll() is None, self.said()
+        self.started = list(self.children().values())
         return self
 
     def said(self):
@@ -200,6 +203,25 @@ class ExchangeProcess:
         """How often each process was started again."""
         lines = [line.split() for line in self.said().splitlines() if ": started again, incarnation" in line]
         return Counter(words[1].rstrip(":") for words in lines)
+
+    def living(self):
+        """Everything that it started and that is not dead yet; a dead one may lie unburied in a container without init."""
+        found = []
+        for child in self.started:
+            try:
+                if child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(child)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def until(self, condition, what):
+        """Wait for a condition."""
+        eventually(condition, lambda: f"{what}: {self.said()}")
+
+    def until_said(self, text):
+        """Wait until it has printed something."""
+        self.until(lambda: text in self.said(), f"it does not say {text!r}")
 
     def wait(self):
         """The exit code, as soon as there is one."""
@@ -303,6 +325,16 @@ class OrderFlow:
         while self._offered < until:
             eventually(self._offer_next, self._standing)
 
+    def taken(self):
+        """The commands of the deliveries that were acknowledged."""
+        return self.commands[: self.acknowledged() * FRAME_ORDERS]
+
+    def offer_some(self):
+        """Offer what there is room for; False, so that it can stand in a condition."""
+        while self._offered < len(self.bodies) and self._offer_next():
+            pass
+        return False
+
     def offer_for(self, seconds):
         """Offer as many deliveries as there is room for, for so long."""
         end = time.monotonic() + seconds
@@ -346,10 +378,16 @@ def exchange(make_exchange):
 
 
 @pytest.fixture
-def make_flow(exchange):
-    """Make a flow of seeded orders, connected to the exchange."""
+def make_flow_on():
+    """Make a flow of seeded orders, connected to an exchange."""
 
-    def make(orders, seed):
+    def make(exchange, orders, seed):
         return OrderFlow(exchange, orders, seed=seed).connect()
 
     return make
+
+
+@pytest.fixture
+def make_flow(exchange, make_flow_on):
+    """Make a flow of seeded orders, connected to the exchange."""
+    return partial(make_flow_on, exchange)

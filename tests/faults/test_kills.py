@@ -26,9 +26,8 @@ def kill_under_load(exchange, flow, names, seed):
 
 def assert_clean_stop(exchange):
     """It stops with exit code 0 and leaves no process and no shared memory."""
-    children = exchange.children().values()
     assert 0 == exchange.stop(), exchange.said()
-    assert [] == [child for child in children if child.is_running()]
+    assert [] == exchange.living()
     assert [] == exchange.shared_memory()
 
 
