@@ -196,7 +196,7 @@ def replay(
     except SinkFailed as error:
         if isinstance(error.__cause__, BrokenPipeError):  # `ringpit replay FILE | head`: it has what it wanted
             raise typer.Exit(Exit.STOPPED) from None
-        raise fail(error, Exit.UNAVAILABLE) from None
+        raise fail(OSError(error.strerror), Exit.UNAVAILABLE) from None
     except OSError as error:
         text = f"{source} cannot be read ({error.strerror}): name an NDJSON file, or - for standard input"
         raise fail(OSError(text), Exit.CONFIG) from None

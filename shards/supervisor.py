@@ -37,7 +37,7 @@ from pika.exceptions import AMQPError
 
 from ringpit.ipc.segment import Segment, remove_stale
 from ringpit.shards.amqp import cause_of, remedy_for
-from ringpit.shards.config import Config
+from ringpit.shards.config import Config, ConfigError
 from ringpit.shards.exits import Exit
 from ringpit.shards.layout import (
     Role,
@@ -144,9 +144,14 @@ class Supervisor:
         """Lock, warm, make memory, start everything."""
         with ExitStack() as stack:
             config = self.config
-            config.data_folder().mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock_of_name(config.exchange.name))
-            stack.enter_context(lock_of_folder(config.data_folder()))
+            try:
+                stack.enter_context(lock_of_folder(config.data_folder()))
+            except OSError as error:
+                raise ConfigError(
+                    f"$.exchange.data must be a folder that can be written, was {config.data_folder()} "
+                    f"({error.strerror}): name another, or make it writable"
+                ) from None
             for name in remove_stale(prefix(config)):
                 self._say(f"removed {name}, left in shared memory by a run that was killed")
             self._require_brokers()
