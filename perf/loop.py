@@ -12,8 +12,11 @@ tells the exchange's rate as a share of this one's.
 """
 
 import multiprocessing
+import os
 import time
 from typing import Any, Final
+
+import psutil
 
 from ringpit.shards.config import Config
 from ringpit.shards.feeders import become_child, feed_rabbit
@@ -22,6 +25,7 @@ from ringpit.shards.outlet import encoded_properties
 from ringpit.shards.processes import endpoint_of, queue_of, say_as
 from ringpit.shards.sinks import PACKED, Identity
 
+BROKERS: Final = {"rabbitmq": "RINGPIT_RABBITMQ_PID", "kafka": "RINGPIT_KAFKA_PID"}
 KEYS: Final = 100  # routing keys in use, as accounts are
 POLL_SECONDS: Final = 0.01
 PERSISTENT: Final = 2
@@ -90,25 +94,44 @@ class PlainLoop:
 
 
 def loop_process(config: Config, deliveries: int, messages: int, message_bytes: int, answer: Any) -> None:
-    """Process entry: leaves the seconds in a shared array."""
+    """Process entry: leaves the seconds, and those of its processor, in a shared array."""
     become_child()
+    before = time.process_time()
     answer[0] = PlainLoop(config, deliveries, messages, message_bytes).run()
+    answer[1] = time.process_time() - before
 
 
 def run_loop(
     config: Config, orders: int, seed: int, events: int, frame_orders: int, output_bytes: int, messages: int
-) -> float:
+) -> dict[str, float]:
     """
-    Fill the exchange's queue, which nobody consumes now, and empty it by the loop; orders per second.
+    Fill the exchange's queue, which nobody consumes now, and empty it by the loop.
 
+    Returns its orders per second, and processor nanoseconds per order of the loop and of the brokers beside it.
     Raises RuntimeError if one of the two processes fails.
     """
     context = multiprocessing.get_context("spawn")
     shared = context.Array("d", 4, lock=False)
     deliveries = -(-(orders + events) // frame_orders)
     run_process(context, feed_rabbit, config, orders, seed, events, frame_orders, 0.0, shared)
+    before = broker_cpu_ns()
     run_process(context, loop_process, config, deliveries, messages, output_bytes // messages, shared)
-    return orders / shared[0]
+    spent = {name: total - before[name] for name, total in broker_cpu_ns().items()}
+    return {
+        "loop_orders_per_s": orders / shared[0],
+        "loop_cpu_ns_per_order": shared[1] * 1e9 / orders,
+        **{f"loop_{name}_cpu_ns_per_order": cpu_ns / orders for name, cpu_ns in spent.items()},
+    }
+
+
+def broker_cpu_ns() -> dict[str, int]:
+    """Processor nanoseconds so far of the brokers that the environment names, in hundredths of a second."""
+    spent = {}
+    for name, variable in BROKERS.items():
+        if os.environ.get(variable):
+            times = psutil.Process(int(os.environ[variable])).cpu_times()
+            spent[name] = int((times.user + times.system) * 1e9)
+    return spent
 
 
 def run_process(context: Any, target: Any, *arguments: Any) -> None:

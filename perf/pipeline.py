@@ -31,7 +31,7 @@ from msgspec.structs import replace
 
 from ringpit.ipc import histogram
 from ringpit.perf.harness import benchmark, positive
-from ringpit.perf.loop import run_loop
+from ringpit.perf.loop import broker_cpu_ns, run_loop
 from ringpit.shards.config import Config, load
 from ringpit.shards.demo import STAGES, demo_config, drained, standing
 from ringpit.shards.feeders import feed_rabbit, feed_ring
@@ -43,7 +43,6 @@ SEED: Final = 7
 WATCH_SECONDS: Final = 0.005
 PATIENCE_SECONDS: Final = 600.0
 QUANTILES: Final = ("p50", "p99", "p99.9")
-BROKERS: Final = {"rabbitmq": "RINGPIT_RABBITMQ_PID", "kafka": "RINGPIT_KAFKA_PID"}
 
 
 class RunFailed(RuntimeError):
@@ -66,7 +65,7 @@ def costs(exchange: Supervisor) -> dict[str, int]:
     """
     Processor nanoseconds so far of every role, and of the brokers that the environment names.
 
-    Linux counts them, in hundredths of a second. A worker's threads but the first are the journal's: its own, and the
+    A worker's threads but the first are the journal's: its own, and the
     log's (the Kafka client has some).
     """
     spent = {"router": 0, "worker": 0, "journal": 0, "publisher": 0}
@@ -75,11 +74,7 @@ def costs(exchange: Supervisor) -> dict[str, int]:
         for thread in psutil.Process(child.process.pid).threads():
             name = "journal" if role is Role.WORKER and thread.id != child.process.pid else role.label
             spent[name] += int((thread.user_time + thread.system_time) * 1e9)
-    for name, variable in BROKERS.items():
-        if os.environ.get(variable):
-            times = psutil.Process(int(os.environ[variable])).cpu_times()
-            spent[name] = int((times.user + times.system) * 1e9)
-    return spent
+    return spent | broker_cpu_ns()
 
 
 @contextmanager
@@ -225,13 +220,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
             **{f"{name}_cpu_ns_per_order": spent / arguments.orders for name, spent in full.cpu_ns.items()},
         }
         if arguments.brokers:
-            loop_orders_per_s = run_loop(
+            beside = run_loop(
                 config, arguments.orders, SEED, arguments.events, arguments.frame, full.bytes, full.messages
             )
-            figures |= {
-                "loop_orders_per_s": loop_orders_per_s,
-                "loop_ratio": full.orders_per_s / loop_orders_per_s,
-            }
+            figures |= beside
+            figures["loop_ratio"] = full.orders_per_s / beside["loop_orders_per_s"]
     with exchange_config(arguments) as config:
         paced = run_exchange(config, arguments, arguments.paced_orders, arguments.rate)
     for pace, outcome in (("full", full), ("paced", paced)):

@@ -224,8 +224,10 @@ class IngressIntake:
             return []
         tail = load_cell(*self._tail)  # pairs with the release in IngressFeeder.offer
         deadline = time.monotonic() + timeout_seconds if timeout_seconds > 0 else 0.0
+        nap_seconds = min(NAP_SECONDS, timeout_seconds)
         while tail == self._cursor and time.monotonic() < deadline:
-            time.sleep(min(NAP_SECONDS, timeout_seconds))
+            time.sleep(nap_seconds)
+            nap_seconds *= 2  # a nap costs 10 to 20 microseconds of the processor, however short it is
             tail = load_cell(*self._tail)  # pairs with the release in IngressFeeder.offer
         deliveries: list[Delivery] = []
         while self._cursor < tail and len(deliveries) < self._deliveries_max:

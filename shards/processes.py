@@ -52,6 +52,7 @@ from ringpit.wal.segments import SegmentLog
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_NAME: Final = 15
 POLL_SECONDS: Final = 0.001
+ADDRESSED_CYCLE_REPORTS: Final = 1 << 14  # of a backlog: the more at once, the fewer messages, which the broker pays for
 REFUSALS: Final = (BatchDamaged, ChecksumMismatch, LogGap, LogVersionMismatch, SegmentError, BrokerRefused)
 
 
@@ -286,10 +287,11 @@ def run_publisher(config: Config, index: int, incarnation: int, say: Callable[[s
             encoding=output.encoding,
             books_interval_ms=output.books_interval_ms,
             depth=output.depth,
+            cycle_reports=ADDRESSED_CYCLE_REPORTS if sink.addressed else Settings.cycle_reports,
         ),
         latency=segment.region("whole_ns"),
     )
-    idle = Idle(config.wait.mode, skipped=SPINS_MAX + YIELDS_MAX)
+    idle = Idle(config.wait.mode, skipped=SPINS_MAX + YIELDS_MAX + 6)  # the first nap: 64 microseconds
     seen = [0] * config.exchange.shards
     deadline = 0.0
     segment.store("state", State.RUNNING)
