@@ -1,0 +1,211 @@
+"""What the supervisor decides when a process ends, with processes that end as they are told to."""
+
+import os
+import uuid
+from contextlib import ExitStack
+from itertools import count
+
+import pytest
+from msgspec.structs import replace
+
+from ringpit.ipc.segment import SHARED_MEMORY, Segment
+from ringpit.shards import supervisor as supervisor_module
+from ringpit.shards.config import Config
+from ringpit.shards.exits import Exit
+from ringpit.shards.layout import Role, State, board_layout, prefix, segment_name
+from ringpit.shards.supervisor import Child, Supervisor
+
+
+class Process:
+    """A process that runs until `end`."""
+
+    def __init__(self, **_arguments):
+        self.exitcode = None
+        self.sentinel, self._life = os.pipe()
+
+    def start(self):
+        """Nothing to start."""
+
+    def end(self, code):
+        """End with an exit code, or a signal's number below 0."""
+        self.exitcode = code
+        os.close(self._life)
+
+    def join(self, _timeout_seconds=None):
+        """Reap it, if it has ended."""
+        if self.exitcode is not None and self.sentinel >= 0:
+            os.close(self.sentinel)
+            self.sentinel = -1
+
+    def kill(self):
+        """As by SIGKILL."""
+        self.end(-9)
+
+
+class Context:
+    """Makes processes."""
+
+    Process = Process
+
+
+@pytest.fixture
+def config():
+    """A small exchange of a name of its own."""
+    default = Config()
+    return replace(
+        default,
+        exchange=replace(default.exchange, name=f"sup-{uuid.uuid4().hex[:12]}", shards=1),
+        limits=replace(default.limits, events=16, orders=64, levels=4_096, keys=64),
+        rings=replace(default.rings, input_slots=1 << 14, journal_slots=1 << 14, output_slots=1 << 14),
+    )
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A monotonic clock that goes on by an hour at each look, so that whatever is due is due now."""
+    hours = count(0, 3_600)
+    monkeypatch.setattr(supervisor_module.time, "monotonic", lambda: float(next(hours)))
+
+
+@pytest.fixture
+def said():
+    """The lines that the supervisor says."""
+    return []
+
+
+@pytest.fixture
+def supervisor(config, said):
+    """A supervisor of one router, one worker and one publisher that have been started."""
+    made = Supervisor(config, said.append)
+    with ExitStack() as stack:
+        made._board = Segment.create(segment_name(config, "board", 0, 0), board_layout(config))
+        made._context = Context()
+        stack.callback(made._remove, made._board)
+        for role in Role:
+            child = made.children[role, 0] = Child(role, 0)
+            made._make_segment(child)
+            made._start(child)
+        yield made
+        for child in made.children.values():
+            made._remove(child.segment)
+            if child.process is not None:
+                child.process.kill()
+                child.process.join()
+    assert [] == list(SHARED_MEMORY.glob(prefix(config) + "*"))
+
+
+def die(supervisor, role, code):
+    """End a role's process, and have the supervisor look; whether the exchange goes on."""
+    supervisor.children[role, 0].process.end(code)
+    return supervisor.watch(0.0)
+
+
+def come_back(supervisor, role):
+    """Have the supervisor look until a role's process runs again; a bounded number of looks."""
+    for _ in range(1_000):
+        supervisor.watch(0.01)
+        if supervisor.children[role, 0].process is not None:
+            return
+    pytest.fail(f"{role.label} is not started again")
+
+
+def test_a_killed_process_comes_back_with_a_segment_of_its_own(supervisor, config, said):
+    """The next incarnation has a new segment, the board names it, and the old one's name is gone."""
+    assert die(supervisor, Role.WORKER, -9)
+    come_back(supervisor, Role.WORKER)
+    assert 2 == supervisor._board.load("worker.0.incarnation")
+    assert 1 == supervisor._board.load("router.0.incarnation")
+    assert (SHARED_MEMORY / segment_name(config, "worker", 0, 2)).exists()
+    assert not (SHARED_MEMORY / segment_name(config, "worker", 0, 1)).exists()
+    assert [
+        "worker-0: was killed by signal 9 (SIGKILL); it is started again in 0.05 s",
+        "worker-0: started again, incarnation 2",
+    ] == said
+
+
+def test_a_publisher_goes_on_where_the_last_one_was(supervisor):
+    """Heads, confirmed seqs and the depth mirror are the successor's, the heartbeat is not."""
+    old = supervisor.children[Role.PUBLISHER, 0].segment
+    for word, value in (
+        ("output_head.0", 7),
+        ("confirmed_seq.0", 5),
+        ("heartbeat", 3),
+        ("state", State.RUNNING),
+    ):
+        old.store(word, value)
+    old.region("quantity.0")[11] = 13
+    die(supervisor, Role.PUBLISHER, -9)
+    come_back(supervisor, Role.PUBLISHER)
+    new = supervisor.children[Role.PUBLISHER, 0].segment
+    assert [7, 5, 0, State.STARTING] == [
+        new.load(word) for word in ("output_head.0", "confirmed_seq.0", "heartbeat", "state")
+    ]
+    assert 13 == new.region("quantity.0")[11]
+
+
+def test_a_router_goes_on_behind_what_is_acknowledged(supervisor):
+    """The ingress head is the successor's; its input rings are empty, as its workers will be told."""
+    old = supervisor.children[Role.ROUTER, 0].segment
+    old.store("ingress_head", 99)
+    old.store("input_tail.0", 77)
+    die(supervisor, Role.ROUTER, -9)
+    come_back(supervisor, Role.ROUTER)
+    new = supervisor.children[Role.ROUTER, 0].segment
+    assert [99, 0] == [new.load(word) for word in ("ingress_head", "input_tail.0")]
+
+
+@pytest.mark.parametrize("code", [Exit.CONFIG, Exit.REFUSED])
+def test_what_another_try_cannot_mend_ends_the_exchange(supervisor, said, code):
+    """A wrong configuration or a damaged log: no second try, and the exchange ends with that code."""
+    assert not die(supervisor, Role.WORKER, code)
+    assert code == supervisor.code
+    assert "another try would not help" in said[-1]
+
+
+def test_a_log_that_is_away_at_the_start_ends_the_exchange(supervisor):
+    """Unavailable before the worker ever ran is a mistake in the configuration more often than an outage."""
+    assert not die(supervisor, Role.WORKER, Exit.UNAVAILABLE)
+    assert Exit.UNAVAILABLE == supervisor.code
+
+
+def test_a_log_that_goes_away_later_is_waited_for(supervisor):
+    """Unavailable after the worker has run is an outage: it is started again."""
+    supervisor.children[Role.WORKER, 0].segment.store("state", State.RUNNING)
+    assert die(supervisor, Role.WORKER, Exit.UNAVAILABLE)
+    come_back(supervisor, Role.WORKER)
+
+
+def test_the_pauses_grow_while_lives_are_short(supervisor, said):
+    """Each death soon after a start doubles the pause before the next try."""
+    for _ in range(3):
+        die(supervisor, Role.WORKER, Exit.BROKEN)
+        come_back(supervisor, Role.WORKER)
+    assert ["0.05 s", "0.10 s", "0.20 s"] == [line[-6:] for line in said if "ended with code 70" in line]
+
+
+def test_too_many_short_lives_end_the_exchange(supervisor):
+    """A process that cannot live is not started for ever."""
+    child = supervisor.children[Role.WORKER, 0]
+    child.deaths = supervisor_module.DEATHS_IN_A_ROW_MAX - 1
+    assert die(supervisor, Role.WORKER, Exit.BROKEN)
+    child.process = Process()
+    assert not die(supervisor, Role.WORKER, Exit.BROKEN)
+    assert Exit.BROKEN == supervisor.code
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_long_life_starts_the_count_again(supervisor, said):
+    """Who lived long dies for a new reason: the pause is the shortest again."""
+    supervisor.children[Role.WORKER, 0].deaths = supervisor_module.DEATHS_IN_A_ROW_MAX
+    assert die(supervisor, Role.WORKER, -11)
+    assert "worker-0: was killed by signal 11 (SIGSEGV); it is started again in 0.05 s" in said
+
+
+def test_a_stop_that_was_not_clean_is_no_success(supervisor, said):
+    """All are asked to stop, in the order of the flow; one that ends otherwise than asked makes the exit code not 0."""
+    for role, code in ((Role.ROUTER, 0), (Role.WORKER, -9), (Role.PUBLISHER, 0)):
+        supervisor.children[role, 0].process.end(code)
+    supervisor.stop()
+    assert Exit.BROKEN == supervisor.code
+    assert ["worker-0: left with code -9", "stopped: router-0, worker-0, publisher-0"] == said
+    assert [1, 1, 1] == [supervisor._board.load(f"{role.label}.0.stop") for role in Role]
