@@ -9,6 +9,8 @@ children ignore it, so that the stop goes through the board in order. A child di
 """
 
 import ctypes
+import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import sys
@@ -52,7 +54,9 @@ from ringpit.wal.segments import SegmentLog
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_NAME: Final = 15
 POLL_SECONDS: Final = 0.001
-ADDRESSED_CYCLE_REPORTS: Final = 1 << 14  # of a backlog: the more at once, the fewer messages, which the broker pays for
+ADDRESSED_CYCLE_REPORTS: Final = (
+    1 << 14
+)  # of a backlog: the more at once, the fewer messages, which the broker pays for
 REFUSALS: Final = (BatchDamaged, ChecksumMismatch, LogGap, LogVersionMismatch, SegmentError, BrokerRefused)
 
 
@@ -70,12 +74,29 @@ def enter(config: Config, role: Role, index: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(PR_SET_NAME, f"{role.label}-{index}".encode(), 0, 0, 0)
+    let_go_of_fork_server()
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # it ended before the kernel knew that we shall, too
+        os._exit(Exit.UNAVAILABLE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.setswitchinterval(0.0002)
     cores = config.cpu.cores("publisher" if role is Role.PUBLISHER else f"{role.label}s", index)
     if cores:
         os.sched_setaffinity(0, cores)
+
+
+def let_go_of_fork_server() -> None:
+    """
+    Close this child's copy of the pipe whose end tells the fork server that the supervisor has ended.
+
+    multiprocessing gives every child one, for children of its own; with it, the children of a killed supervisor
+    would keep the fork server alive, and that them.
+    """
+    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]  # noqa: SLF001 - it has no public way
+    if server._forkserver_alive_fd is not None:  # noqa: SLF001
+        os.close(server._forkserver_alive_fd)  # noqa: SLF001
+        server._forkserver_alive_fd = None  # noqa: SLF001
 
 
 def run_role(config: Config, role: Role, index: int, incarnation: int) -> None:
