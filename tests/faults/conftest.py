@@ -12,6 +12,7 @@ What is acknowledged is never offered again, not even to the next life of the ex
 output then, it was lost.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -239,10 +240,12 @@ class ExchangeProcess:
 
     def clear(self):
         """Leave nothing, whatever the test did."""
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        eventually(lambda: not self.shared_memory(), lambda: f"left behind: {self.shared_memory()}")
+        for path in SHARED_MEMORY.glob(prefix(self.config) + "*"):
+            path.unlink()
 
     def lines(self, stem):
         """An output file's lines as dictionaries, each identity once, in the order of the log; equal if they repeat."""
