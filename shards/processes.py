@@ -94,9 +94,9 @@ def let_go_of_fork_server() -> None:
     would keep the fork server alive, and that them.
     """
     server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]  # noqa: SLF001 - it has no public way
-    if server._forkserver_alive_fd is not None:  # noqa: SLF001
-        os.close(server._forkserver_alive_fd)  # noqa: SLF001
-        server._forkserver_alive_fd = None  # noqa: SLF001
+    if server._forkserver_alive_fd is not None:  # noqa: SLF001 - as above
+        os.close(server._forkserver_alive_fd)  # noqa: SLF001 - as above
+        server._forkserver_alive_fd = None  # noqa: SLF001 - as above
 
 
 def run_role(config: Config, role: Role, index: int, incarnation: int) -> None:
