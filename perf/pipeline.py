@@ -24,12 +24,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import pika
 import psutil
 from confluent_kafka.admin import AdminClient
 from msgspec.structs import replace
 
 from ringpit.ipc import histogram
+from ringpit.ipc.segment import Segment
 from ringpit.perf.harness import benchmark, positive
 from ringpit.perf.loop import broker_cpu_ns, run_loop
 from ringpit.shards.config import Config, load
@@ -141,15 +143,22 @@ def run_exchange(config: Config, arguments: argparse.Namespace, orders: int, rat
     return outcome
 
 
+def segment_of(exchange: Supervisor, role: Role, index: int) -> Segment:
+    """What a process writes; each has a segment from the supervisor's start to its end."""
+    segment = exchange.children[role, index].segment
+    assert segment is not None
+    return segment
+
+
 def outcome_of(exchange: Supervisor, orders_per_s: float, spent: dict[str, int]) -> Outcome:
     """Collect what the processes tell in shared memory."""
-    publisher = exchange.children[Role.PUBLISHER, 0].segment
-    router = exchange.children[Role.ROUTER, 0].segment
-    workers = [child.segment for (role, _), child in exchange.children.items() if role is Role.WORKER]
+    publisher, router = (segment_of(exchange, role, 0) for role in (Role.PUBLISHER, Role.ROUTER))
+    workers = [segment_of(exchange, role, index) for role, index in exchange.children if role is Role.WORKER]
     stages = {}
     for name, _, region in STAGES:
         segments = [publisher] if region == "whole_ns" else workers
-        stages[name.replace(" ", "_")] = histogram.summary(sum(one.region(region) for one in segments))
+        counts = np.sum([one.region(region) for one in segments], axis=0)
+        stages[name.replace(" ", "_")] = histogram.summary(counts)
     return Outcome(
         orders_per_s,
         publisher.load("reports"),
