@@ -33,6 +33,7 @@ from ringpit.shards.supervisor import Supervisor
 
 FOLDER_MARK: Final = "made-by-ringpit-demo"
 WATCH_SECONDS: Final = 0.1
+SETTLE_SECONDS: Final = 0.6  # by then every process, idle again, has shown what it cost
 NS_PER_US: Final = 1_000
 STAGES: Final = (
     ("ring wait", "from the router taking a delivery to the worker taking its run", "wait_ns"),
@@ -75,6 +76,7 @@ class Demo:
         self._say = say
         self._console = Console(stderr=True)
         self._interrupted = interrupted
+        self._idle_ns: dict[str, int] = {}  # what starting cost
 
     def run(self) -> Exit:
         """Run it, print the table, and return the exit code."""
@@ -99,10 +101,12 @@ class Demo:
                 args=(self.config, self.orders, self.seed, self.events, self.frame_orders, self.rate, progress),
                 daemon=True,
             )
+            self._idle_ns = costs(exchange)
             feeder.start()
             seconds = self._watch(exchange, feeder, progress)
             done = seconds > 0
             if done:
+                exchange.watch(SETTLE_SECONDS)
                 facts = self._facts(exchange, seconds, progress[1])
             exchange.stop()
             if reader is not None:
@@ -173,13 +177,8 @@ class Demo:
             "resting": sum(child.memory.load("orders_resting") for child in workers),
             "log_bytes": sum(child.memory.load("log_bytes") for child in workers),
             "stages": stages,
-            "cpu_ns": {
-                "router": sum(child.memory.load("cpu_ns") for child in routers),
-                "worker": sum(child.memory.load("cpu_ns") for child in workers),
-                "journal": sum(child.memory.load("journal_cpu_ns") for child in workers),
-                "publisher": publisher.load("cpu_ns"),
-                "feeder": int(feeder_cpu * 1e9),
-            },
+            "cpu_ns": {name: ns - self._idle_ns[name] for name, ns in costs(exchange).items()}
+            | {"feeder": int(feeder_cpu * 1e9)},
         }
 
     def _print(self, facts: dict[str, Any], exchange: Supervisor) -> None:
@@ -249,6 +248,16 @@ class Demo:
             return 0
         with path.open("rb") as file:
             return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def costs(exchange: Supervisor) -> dict[str, int]:
+    """CPU nanoseconds of each kind of process since it was started."""
+    spent = dict.fromkeys(("router", "worker", "journal", "publisher"), 0)
+    for child in exchange.children.values():
+        spent[child.role.label] += child.memory.load("cpu_ns")
+        if child.role is Role.WORKER:
+            spent["journal"] += child.memory.load("journal_cpu_ns")
+    return spent
 
 
 def standing(exchange: Supervisor) -> tuple[int, int, int, int]:

@@ -27,7 +27,7 @@ from ringpit.engine.image import images
 from ringpit.engine.machine import process
 from ringpit.engine.records import COMMAND, MARKER, REPORT
 from ringpit.engine.tables import Cell, Tables, allocate
-from ringpit.ipc.atomics import load_cell, store_cell
+from ringpit.ipc.atomics import load_cell
 from ringpit.ipc.idle import MODES, Idle
 from ringpit.ipc.ring import publish_freezable, published
 from ringpit.ipc.segment import Segment
@@ -154,7 +154,7 @@ class Worker:
 
     def _word(self, word: str, value: int) -> None:
         """Store one of our own words."""
-        store_cell(self.segment.cells, self._layout.index(word), value)
+        self.segment.store(word, value)
 
     def stop_wanted(self) -> bool:
         """True if the supervisor asked us to stop."""
@@ -336,14 +336,11 @@ class Worker:
         """Go round the routers until told to stop and nothing is left to do."""
         deadline = None
         routers = range(self.config.exchange.routers)
-        turns = 0
         while True:
             before = int(self._own[Own.SEQ])
             for router in routers:
                 self._serve_one(router)
-            turns += 1
-            if turns & 63 == 1:
-                self._word("cpu_ns", time.thread_time_ns())
+            self._word("cpu_ns", time.thread_time_ns())
             if self.stop_wanted():
                 deadline = deadline or time.monotonic() + self.config.exchange.stop_seconds
                 if all(self._served(*item) for item in self._wires.items()) or time.monotonic() > deadline:
