@@ -12,7 +12,7 @@ from ringpit.testing.exchange import RingFeeder
 from ringpit.testing.received import Received
 from ringpit.testing.submissions import PACKED, Model, Submission, by_event, cut, day, differences, one_exchange
 
-pytestmark = pytest.mark.compiled
+pytestmark = [pytest.mark.compiled, pytest.mark.timeout(600)]  # the first start on a machine compiles
 ORDERS, EVENTS, SHARDS, SEED = 20_000, 20, 2, 20_261_201
 LARGEST = 100  # commands of a delivery that touches both shards
 LIMITS = {"events": 64, "orders": 1 << 14, "levels": 1 << 14, "keys": 1 << 13}

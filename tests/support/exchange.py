@@ -19,13 +19,15 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
+import psutil
 
 from ringpit.engine.digest import digest
 from ringpit.engine.tables import Tables, allocate
+from ringpit.ipc.atomics import load_cell
 from ringpit.ipc.segment import Segment
 from ringpit.shards.config import Config, load
 from ringpit.shards.delivery import publisher_key
@@ -70,9 +72,11 @@ class RunningExchange:
         self.config: Config = load(self.file)
         self._process: subprocess.Popen[bytes] | None = None
         self._printed_before = 0
+        self._asked = False  # to stop
 
     def start(self) -> None:
         """Start it; returns when it accepts orders. Raises ExchangeFailed."""
+        self._asked = False
         self._printed_before = self.output.stat().st_size if self.output.exists() else 0
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
@@ -105,10 +109,16 @@ class RunningExchange:
                     f"it ended with code {code} while {last_seen()}; it printed:\n{self.printed()}"
                 )
 
+    def ask_to_stop(self) -> None:
+        """Ask it to stop, as an operator does, and return at once."""
+        self._running().send_signal(signal.SIGTERM)
+        self._asked = True
+
     def stop(self) -> int:
-        """Stop it as an operator does; the exit code. Raises ExchangeFailed if it does not stop."""
+        """Stop it, if it was not asked yet, and wait for that; the exit code. Raises ExchangeFailed if it does not stop."""
         process = self._running()
-        process.send_signal(signal.SIGTERM)
+        if not self._asked:
+            self.ask_to_stop()
         try:
             code = process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -123,6 +133,16 @@ class RunningExchange:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         self._process = None
+
+    def kill_one(self, name: str) -> None:
+        """End one process, such as worker-0, as a crash would. Raises ExchangeFailed if no such process runs."""
+
+        def running() -> list[psutil.Process]:
+            children = psutil.Process(self._running().pid).children(recursive=True)
+            return [child for child in children if child.name() == name]
+
+        self.wait_for(lambda: bool(running()), START_SECONDS, lambda: f"no process is called {name}")
+        running()[0].kill()
 
     def close(self) -> None:
         """Leave nothing running, whatever the test did."""
@@ -171,14 +191,13 @@ class RingFeeder:
     def offer(self, deliveries: list[Submission]) -> None:
         """Put deliveries into the ring, in order, as room comes."""
         for delivery in deliveries:
-            name = delivery.message_id.encode()
-            key = publisher_key(b"", b"", name)
+            key = publisher_key(b"", b"", delivery.message_id.encode())
             self._exchange.wait_for(
-                lambda taken=delivery, key=key: self._feeder.offer(taken.content_type, key, taken.body),
+                partial(self._feeder.offer, delivery.content_type, key, delivery.body),
                 STOP_SECONDS,
                 lambda: f"the ingress ring is full, {self._feeder.unacknowledged_slots()} slots unacknowledged",
             )
-            self._offered.append((int(np.copy(self._tail.cells[self._tail.index])), delivery))
+            self._offered.append((load_cell(*self._tail), delivery))
 
     def settle(self) -> None:
         """Wait until everything offered is acknowledged."""
@@ -190,7 +209,7 @@ class RingFeeder:
 
     def unacknowledged(self) -> list[Submission]:
         """Deliveries that were offered and not acknowledged, in order; also when the exchange is gone."""
-        head = int(self._head.cells[self._head.index])
+        head = load_cell(*self._head)
         return [delivery for end, delivery in self._offered if end > head]
 
     def close(self) -> None:

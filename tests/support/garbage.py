@@ -11,7 +11,7 @@ unknown event) is no garbage: such orders are answered.
 import json
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from ringpit.engine.records import COMMAND, LAYOUT_VERSION
 from ringpit.shards.packed import HEADER_BYTES, encode
 from ringpit.testing.submissions import JSON, MSGPACK, PACKED, Submission
 
+T = TypeVar("T")
 ORDER: Final = {"OrderID": 1, "Account": 2, "Side": "Buy", "PriceTicks": 50, "Quantity": 3}
 GOOD: Final = {"Task": "Order", "ID": 1, "Order": ORDER}
 MISSING: Final = object()
@@ -96,7 +97,7 @@ def encoders(random: np.random.Generator) -> tuple[str, Callable[[Any], bytes]]:
     ).encode()
 
 
-def pick(random: np.random.Generator, choices: tuple[Any, ...]) -> Any:
+def pick(random: np.random.Generator, choices: tuple[T, ...]) -> T:
     """One of the choices."""
     return choices[random.integers(0, len(choices))]
 
