@@ -262,7 +262,7 @@ class Segment:
 
     def store(self, word: str, value: int) -> None:
         """Release a value into a word of a segment that this process owns."""
-        store_cell(self.cells, self.layout.index(word), value)
+        store_cell(self.cells, self.layout.index(word), int(value))  # an enum would be compiled for anew
 
     @property
     def creator(self) -> int:
