@@ -343,16 +343,16 @@ def open_whole(path: Path, content_type: str) -> int:
 def failure(error: OSError, name: str) -> SinkFailed:
     """What an error of the operating system means for the output `name`, and what to do about it."""
     remedies = {
-        errno.ENOSPC: "no space left on the device: free some, or choose another folder in [output]",
-        errno.EDQUOT: "the disk quota is used up: free some space, or choose another folder in [output]",
+        errno.ENOSPC: "no space left on the device: free some, or name another folder in exchange.data",
+        errno.EDQUOT: "the disk quota is used up: free some space, or name another folder in exchange.data",
         errno.EPIPE: "its reader has gone: keep the reading program running, or choose another sink in [output]",
         errno.EACCES: "permission denied: choose a folder in [output] that this user may write",
-        errno.EROFS: "the file system is read-only: choose another folder in [output]",
-        errno.ENOTDIR: "a part of the path is a file: choose another folder in [output]",
-        errno.EEXIST: "a file of that name is in the way: choose another folder in [output]",
-        errno.EISDIR: "a folder of that name is in the way: remove it, or choose another folder in [output]",
+        errno.EROFS: "the file system is read-only: name another folder in exchange.data",
+        errno.ENOTDIR: "a part of the path is a file: name another folder in exchange.data",
+        errno.EEXIST: "a file of that name is in the way: name another folder in exchange.data",
+        errno.EISDIR: "a folder of that name is in the way: remove it, or name another folder in exchange.data",
     }
     reason = remedies.get(
-        error.errno or 0, f"{error.strerror}: see to it, or choose another folder in [output]"
+        error.errno or 0, f"{error.strerror}: see to it, or name another folder in exchange.data"
     )
     return SinkFailed(error.errno, f"cannot write {name}: {reason}")
