@@ -346,7 +346,7 @@ def failure(error: OSError, name: str) -> SinkFailed:
         errno.ENOSPC: "no space left on the device: free some, or name another folder in exchange.data",
         errno.EDQUOT: "the disk quota is used up: free some space, or name another folder in exchange.data",
         errno.EPIPE: "its reader has gone: keep the reading program running, or choose another sink in [output]",
-        errno.EACCES: "permission denied: choose a folder in [output] that this user may write",
+        errno.EACCES: "permission denied: name a folder in exchange.data that this user may write",
         errno.EROFS: "the file system is read-only: name another folder in exchange.data",
         errno.ENOTDIR: "a part of the path is a file: name another folder in exchange.data",
         errno.EEXIST: "a file of that name is in the way: name another folder in exchange.data",

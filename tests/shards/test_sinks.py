@@ -150,7 +150,7 @@ def test_reader_that_left():
 
 def test_unknown_failure_repeats_the_system():
     """An error without a remedy of its own is told in the system's words."""
-    assert "cannot write /x: Input/output error: see to it, or choose another folder in [output]" == str(
+    assert "cannot write /x: Input/output error: see to it, or name another folder in exchange.data" == str(
         failure(OSError(errno.EIO, os.strerror(errno.EIO)), "/x").args[1]
     )
 
