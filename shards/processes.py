@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ringpit.engine.kernels import kernel  # noqa: F401 - chooses numba's cache before any kernel is defined
 from ringpit.ipc.idle import SPINS_MAX, YIELDS_MAX, Idle
@@ -93,7 +93,7 @@ def let_go_of_fork_server() -> None:
     multiprocessing gives every child one, for children of its own; with it, the children of a killed supervisor
     would keep the fork server alive, and that them.
     """
-    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]  # noqa: SLF001 - it has no public way
+    server: Any = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]  # noqa: SLF001 - it has no public way
     if server._forkserver_alive_fd is not None:  # noqa: SLF001 - as above
         os.close(server._forkserver_alive_fd)  # noqa: SLF001 - as above
         server._forkserver_alive_fd = None  # noqa: SLF001 - as above
