@@ -39,7 +39,8 @@ from ringpit.wal.log import Log
 from ringpit.wal.writer import BatchWriter
 
 WAIT_SECONDS: Final = 0.0005  # longest wait for the log while records may gather
-IDLE_NAPS: Final = (0.0002, 0.0005, 0.001)  # shorter ones cost more of the processor than they save of the log's time
+# Shorter ones cost more of the processor than they save of the log's time.
+IDLE_NAPS: Final = (0.0002, 0.0005, 0.001)
 
 
 class Journal:

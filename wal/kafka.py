@@ -143,9 +143,7 @@ class KafkaLog:
         except KafkaException as error:
             if isinstance(error.args[0], KafkaError) and error.args[0].code() == INVALID_ARGUMENT:
                 reason = settings.redacted(_reason(error))
-                raise ValueError(
-                    f"kafka.settings: librdkafka refuses them ({reason}); correct them"
-                ) from None
+                raise ValueError(f"kafka.settings: librdkafka refuses them ({reason}); correct them") from None
             raise self._unavailable(error) from None  # the cause may repeat a setting's value
 
     def append(self, batch: bytes) -> None:
