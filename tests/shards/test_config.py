@@ -130,7 +130,7 @@ def test_environment_wins_over_file_and_file_over_default(write):
         ("[placement.events]\nseven = 1", "$.placement.events must be int, was {'seven': 1}; it is: event id to shard"),
         ("[placement.events]\n9223372036854775808 = 1", "$.placement.events must be int <= 9223372036854775807, was"),
         ("[placement.events]\n7 = -1", "$.placement.events must be int >= 0, was {'7': -1}"),
-        ("[log]\nkind = 'kafka'\nbatch_bytes = 1000000", "$.log.batch_bytes must be from 65536 to 524288 for Kafka, was 1000000"),
+        ("[log]\nkind = 'kafka'\nbatch_bytes = 1000000", "$.log.batch_bytes must be from 262400 to 524288 for Kafka, was 1000000"),
         ("[kafka]\nsettings = {a = [1]}", "$.kafka.settings must be"),
         ("[kafka]\ntopic = 'a b'", "$.kafka.topic must be str matching regex"),
         ("[rabbitmq]\nurl = 'http://host'", "$.rabbitmq.url must be amqp:// or amqps:// with a host, was 'http://host'; write amqp://host:5672/%2F"),
