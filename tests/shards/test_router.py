@@ -432,6 +432,21 @@ def test_counters_say_what_is_under_way_also_after_a_worker_was_replaced(rig):
     assert rig.router.idle
 
 
+def test_what_became_durable_while_a_worker_was_replaced_is_counted_once(rig):
+    """It is void with everything else that was not acknowledged in time, comes again, and is acknowledged then."""
+    rig.publish(orders(1))
+    rig.router.step(0)
+    rig.start_worker(0, 2)
+    rig.durable(1)
+    rig.router.step(0)
+    assert (1, 0) == tuple(rig.segment.load(word) for word in ("deliveries", "acknowledged"))
+
+    rig.durable(1)
+    rig.router.step(0)
+    assert (1, 1) == tuple(rig.segment.load(word) for word in ("deliveries", "acknowledged"))
+    assert 0 == rig.unacknowledged()
+
+
 def test_a_broker_that_goes_away_delivers_again(rig):
     """Everything unacknowledged is void with the connection, and is dealt again when it is back."""
     rig.publish(orders(0), b"key")
