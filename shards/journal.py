@@ -167,6 +167,7 @@ class Journal:
         while self._cut_at and self._cut_at[0][0] <= durable_seq:
             _, engine_ns, records = self._cut_at.pop(0)
             record_many(self._durable_ns, now_ns - engine_ns, records)
+        self._tell_cost()
         return True
 
     def _tell_cost(self) -> None:

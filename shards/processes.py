@@ -16,7 +16,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from ringpit.engine.kernels import kernel  # noqa: F401 - chooses numba's cache 
 from ringpit.ipc.idle import SPINS_MAX, YIELDS_MAX, Idle
 from ringpit.ipc.segment import Segment, SegmentError
 from ringpit.shards.amqp import BrokerRefused, Endpoint
-from ringpit.shards.config import Config
+from ringpit.shards.config import Config, ConfigError
 from ringpit.shards.directory import Directory
 from ringpit.shards.exits import Exit
 from ringpit.shards.ingress import Cell, IngressIntake
@@ -116,7 +117,7 @@ def run_role(config: Config, role: Role, index: int, incarnation: int) -> None:
     except (LogError, SinkFailed, WorkerFrozen) as error:
         say(str(error))
         code = Exit.LOG_FAILED
-    except ValueError as error:
+    except ConfigError as error:
         say(str(error))
         code = Exit.CONFIG
     except BaseException:  # noqa: BLE001 - the supervisor starts it again, and the reason is on the terminal
@@ -132,8 +133,20 @@ def own_segment(config: Config, role: Role, index: int, incarnation: int) -> Seg
     return Segment.attach(segment_name(config, role.label, index, incarnation), LAYOUTS[role](config))
 
 
+@contextmanager
+def opening() -> Iterator[None]:
+    """What a value of the configuration cannot be only shows when it is used: a ValueError here is a ConfigError."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+@opening()
 def open_log(config: Config, shard: int) -> Log:
-    """The shard's log, as the configuration says. Raises LogUnavailable, or ValueError."""
+    """The shard's log, as the configuration says. Raises LogUnavailable, or ConfigError."""
     if config.log.kind == "segments":
         return SegmentLog(config.log_folder(), shard, fsync=config.log.fsync)
     if config.log.kind == "memory":
@@ -173,6 +186,7 @@ def queue_of(config: Config, router: int) -> str:
     return config.rabbitmq.queue if router == 0 else f"{config.rabbitmq.queue}.{router}"
 
 
+@opening()
 def open_intake(config: Config, router: int, segment: Segment, say: Callable[[str], None]) -> Intake:
     """Where a router's deliveries come from."""
     if config.intake.source == "rabbitmq":
@@ -200,6 +214,7 @@ def output_folder(config: Config) -> Path:
     return folder
 
 
+@opening()
 def open_sink(config: Config, say: Callable[[str], None]) -> Sink:
     """Where reports go, and market data unless it is switched off."""
     sink = sink_of(config, say)

@@ -312,8 +312,9 @@ class Router:
 
     def _commands(self, delivery: Delivery) -> np.ndarray:
         """The commands of a delivery; raises MalformedMessage."""
-        if delivery.content_type != PACKED:
-            return to_commands(decode(delivery.content_type or None, delivery.body), self._directory.spec_of)
+        kind = delivery.content_type
+        if kind != PACKED and kind.partition(";")[0].strip().lower() != PACKED:
+            return to_commands(decode(kind or None, delivery.body), self._directory.spec_of)
         commands = view(delivery.body)
         complaint = first_complaint(commands)
         if complaint is not None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from ringpit.ipc.segment import Segment, SegmentMissing
 from ringpit.shards import processes
 from ringpit.shards.amqp import BrokerRefused
-from ringpit.shards.config import load
+from ringpit.shards.config import ConfigError, load
 from ringpit.shards.exits import Exit
 from ringpit.shards.ingress import IngressIntake
 from ringpit.shards.intake import RabbitIntake
@@ -63,7 +63,7 @@ ENDINGS = [
     (Fenced("another owner"), Exit.LOG_FAILED),
     (SinkFailed("the disk is full"), Exit.LOG_FAILED),
     (WorkerFrozen("shard 0 is frozen"), Exit.LOG_FAILED),
-    (ValueError("kafka.settings must be ..."), Exit.CONFIG),
+    (ConfigError("kafka.settings must be ..."), Exit.CONFIG),
 ]
 
 
@@ -92,7 +92,9 @@ def test_each_ending_has_its_code_and_one_sentence(monkeypatch, capsys, config, 
     assert ("" if error is None else f"worker-1: {error}\n") == capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("ours"), MemoryError(), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("ours"), ValueError("ours"), MemoryError(), KeyboardInterrupt()]
+)
 def test_what_nobody_expected_is_shown_whole(monkeypatch, capsys, config, error):
     """A mistake of ours ends with its traceback and the code that lets the supervisor try again."""
     assert Exit.BROKEN == run(monkeypatch, config(), error)
