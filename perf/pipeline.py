@@ -101,10 +101,10 @@ def watch_until(exchange: Supervisor, feeder: Any, done: Callable[[], bool]) -> 
             )
 
 
-def through(exchange: Supervisor) -> bool:
-    """True if everything taken in is matched, confirmed and acknowledged."""
+def through(exchange: Supervisor, sent: int) -> bool:
+    """True if all deliveries that were sent are matched, confirmed and acknowledged."""
     _, confirmed, matched, _ = standing(exchange)
-    return bool(matched) and confirmed == matched and drained(exchange)
+    return bool(matched) and confirmed == matched and drained(exchange, sent)
 
 
 def run_exchange(config: Config, arguments: argparse.Namespace, orders: int, rate: float) -> Outcome:
@@ -134,7 +134,7 @@ def run_exchange(config: Config, arguments: argparse.Namespace, orders: int, rat
             before = costs(exchange)
             feeder.start()
             began = 0.0
-        watch_until(exchange, feeder, lambda: through(exchange))
+        watch_until(exchange, feeder, lambda: through(exchange, int(progress[0])))
         seconds = time.time() - max(began, progress[2])
         spent = {name: total - before[name] for name, total in costs(exchange).items()}
         spent["feeder"] = int(progress[1] * 1e9)
