@@ -409,7 +409,7 @@ class Link:
         if isinstance(reason, exceptions.ChannelClosedByClient):
             self._open_channel()
         elif isinstance(reason, exceptions.ChannelClosedByBroker):
-            if self.state in SETTING_UP and reason.reply_code in REMEDIES:
+            if self.state in SETTING_UP and reason.reply_code in REMEDIES and self.losses == 0:
                 self._refusal = f"{reason.reply_text}; {REMEDIES[reason.reply_code]}"
             else:
                 self.drop(f"it closed the channel: {reason.reply_code} {reason.reply_text}")

@@ -36,6 +36,7 @@ ENVIRONMENT_SHORTCUTS: Final = {  # the long form wins
     "RINGPIT_RABBITMQ_PASSWORD": "rabbitmq.password",
     "RINGPIT_KAFKA_BOOTSTRAP": "kafka.bootstrap",
 }
+INGRESS_SLOTS_LEAST: Final = 3  # of a delivery: its header, and a command with its own
 RING_SLOTS_MIN: Final = 1 << (2 * FRAME_SLOTS_MAX - 1).bit_length()  # a frame is written while another is read
 KAFKA_BATCH_BYTES: Final = (BATCH_BYTES_LEAST, 512 << 10)  # a whole frame; below the broker's limit of 1 MB
 CORE_LISTS: Final = {"routers": "routers", "workers": "shards", "journals": "shards"}  # key of cpu, of exchange
@@ -224,6 +225,12 @@ def broken_rules(config: Config) -> Iterator[tuple[str, str, str]]:
     if any(shard >= config.exchange.shards for shard in config.placement.events.values()):
         last = config.exchange.shards - 1
         yield "placement.events", f"must name shards from 0 to {last}", "correct it or raise $.exchange.shards"
+    if config.output.release == "matched" and config.output.encoding == "packed":
+        yield (
+            "output.encoding",
+            'must be json with release = "matched"',
+            "packed reports cannot say that they are provisional",
+        )
     low, high = KAFKA_BATCH_BYTES
     if config.log.kind == "kafka" and not low <= config.log.batch_bytes <= high:
         yield "log.batch_bytes", f"must be from {low} to {high} for Kafka", "its brokers refuse larger messages"
@@ -343,8 +350,17 @@ def warnings(config: Config) -> list[str]:
         and config.kafka.replication == 1,
         "$.output.release is matched: reports are provisional and may be contradicted": config.output.release
         == "matched",
+        "$.limits.keys is less than twice what can come again; a duplicate may be applied twice": config.limits.keys
+        < 2 * unacknowledged_max(config),
     }
     return [sentence for sentence, holds in said.items() if holds]
+
+
+def unacknowledged_max(config: Config) -> int:
+    """Deliveries that can be unacknowledged at once, and so come again: the least that key windows must hold."""
+    if config.intake.source == "rabbitmq":
+        return config.exchange.routers * config.rabbitmq.prefetch
+    return config.exchange.routers * config.rings.ingress_slots // INGRESS_SLOTS_LEAST
 
 
 def explain(config: Config) -> list[tuple[str, str, str]]:

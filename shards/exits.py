@@ -16,5 +16,5 @@ class Exit(IntEnum):
     REFUSED = 65  # data that may not be used: damaged log, other version, shared memory of somebody else
     UNAVAILABLE = 69  # a broker is away
     BROKEN = 70  # our own thinking is wrong
-    LOG_FAILED = 74  # the log failed in the middle: recover
+    LOG_FAILED = 74  # the log or the output failed in the middle: recover
     INTERRUPTED = 130  # by a signal, before there was a result

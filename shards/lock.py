@@ -7,9 +7,10 @@ a clean exit.
 
 import fcntl
 import os
-import tempfile
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
+
+LOCKS: Final = Path("/tmp")  # noqa: S108 - fixed like /dev/shm, which the lock guards; TMPDIR differs between users
 
 
 class AlreadyRunning(Exception):
@@ -61,7 +62,7 @@ class Lock:
 
 def lock_of_name(name: str) -> Lock:
     """The lock of an exchange name: it names shared memory, so one machine runs it once."""
-    return Lock(Path(tempfile.gettempdir()) / f"ringpit-{name}.lock", f"exchange {name!r}")
+    return Lock(LOCKS / f"ringpit-{name}.lock", f"exchange {name!r}")
 
 
 def lock_of_folder(folder: Path) -> Lock:

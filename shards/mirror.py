@@ -260,8 +260,8 @@ def apply(m, slots, start, end):
         if book != NIL:
             m.books[book]["seq"] = seq
             m.books[book]["updated_ns"] = m.cells[MirrorCell.FRAME_NS]
+        m.cells[MirrorCell.APPLIED_INDEX] = at  # first: a kill in between must not hide reports of the next seq
         m.cells[MirrorCell.APPLIED_SEQ] = seq
-        m.cells[MirrorCell.APPLIED_INDEX] = at
     return end
 
 

@@ -158,7 +158,8 @@ class Publisher:
         work_count = self._confirm()
         if self.sink.ready():
             for output in self._outputs.values():
-                work_count += self._send(output, now_ns)
+                if self.sink.ready():
+                    work_count += self._send(output, now_ns)
             if now_ns >= self._quotes_due_ns:
                 self._quotes_due_ns = now_ns + self.settings.books_interval_ms * NS_PER_MS
                 work_count += self._send_quotes()

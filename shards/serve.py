@@ -202,9 +202,11 @@ def match_run(t, w):
         w.own[Own.OUT] = written
     if reached == w.own[Own.RUN_END]:
         record_many(w.match_ns, clock_ns() - w.own[Own.TAKEN_NS], w.own[Own.TAKEN])
-        store_release(w.cells, w.at[At.MATCHED_SEQ], w.own[Own.SEQ] - 1)  # pairs with a follower's acquire
+        store_release(w.cells, w.at[At.MATCHED_SEQ], w.own[Own.SEQ] - 1)  # pairs with the publisher's acquire
         release(w.cells, w.at[At.INPUT_HEAD], w.own[Own.INPUT_END])
-        store_release(w.cells, w.at[At.ORDERS_RESTING], t.cells[Cell.ORDERS_USED])  # read by `ringpit` tools
+        store_release(
+            w.cells, w.at[At.ORDERS_RESTING], t.cells[Cell.ORDERS_USED]
+        )  # relaxed would do: for whoever watches
         tell_events(t, w)
         return 1
     return int(reached != at or written != out)
@@ -216,7 +218,7 @@ def serve(t, w):
     w.own[Own.IDLE] = 0
     while True:
         heartbeat = w.at[At.HEARTBEAT]
-        store_release(w.cells, heartbeat, w.cells[heartbeat] + 1)  # pairs with the supervisor's acquire
+        store_release(w.cells, heartbeat, w.cells[heartbeat] + 1)  # for whoever watches
         in_hand = w.own[Own.RUN_AT] < w.own[Own.RUN_END]
         if (
             load_acquire(w.board, w.at[At.ROUTER_INCARNATION]) != w.attached[0]  # pairs with the supervisor's

@@ -150,7 +150,9 @@ class Worker:
         self._own = np.zeros(len(Own), np.int64)
         self._wires: dict[int, Wires] = {}
         self._greeted: dict[int, int] = {}  # router to the incarnation whose ring we serve
+        self._deadline = 0.0  # of a stop; 0: none was asked for
         self._idle = Idle(config.wait.mode)
+        self._deadline = 0.0  # of a stop; 0: none was asked for
 
     def _word(self, word: str, value: int) -> None:
         """Store one of our own words."""
@@ -187,22 +189,24 @@ class Worker:
         own[Own.RUN_AT] = own[Own.RUN_END] = own[Own.OUT] = self._start
         own[Own.MODE] = MODES[self.config.wait.mode]
         own[Own.PATIENCE] = PATIENCE_POLLS if self.config.exchange.routers == 1 else SHARED_PATIENCE_POLLS
-        for word in ("journal_tail", "journal_head", "output_tail"):
-            self._word(word, self._start)
-        for word in ("matched_seq", "durable_seq", "recovered_seq"):
-            self._word(word, last_seq)
+        told_seq = min(replay.confirmed_seq, last_seq)
         self._word("epoch", state.epoch)
+        self._word("durable_seq", last_seq)
+        self._word("recovered_seq", last_seq)
+        self._word("matched_seq", told_seq)  # the publisher confirms up to it as soon as the ring is empty
         self._word("orders_resting", int(self.tables.cells[Cell.ORDERS_USED]))
         self._show_events()
+        for word in ("journal_tail", "journal_head", "output_tail"):  # last: a tail says that our words stand
+            self._word(word, self._start)
         again = replay.unconfirmed()
         if again:
             count = sum(map(len, again))
             self._say(f"shard {self.index}: {count} reports above seq {replay.confirmed_seq} are made again")
         # The images come first, under the seq that is confirmed, so that prices can be written as decimals; the
         # reports made again then only repeat what the images already show, and end with the same levels.
-        for reports in [*images(self.tables, replay.confirmed_seq), *again]:
-            self._send(reports)
-        self._word("state", State.RUNNING)
+        if all(self._send(reports) for reports in [*images(self.tables, told_seq), *again]):
+            self._word("matched_seq", last_seq)
+            self._word("state", State.RUNNING)
 
     def _show_events(self) -> None:
         """Fill the events region with what the log created."""
@@ -212,8 +216,8 @@ class Worker:
             region[name][:count] = self.tables.books[name][:count]
         self._word("events_count", count)
 
-    def _send(self, reports: np.ndarray) -> None:
-        """Put reports into the output ring, waiting for the publisher as long as it takes."""
+    def _send(self, reports: np.ndarray) -> bool:
+        """Put reports into the output ring, waiting for the publisher as long as it takes; False: stopped before."""
         slots = self.segment.region("output")
         sent = 0
         while sent < len(reports):
@@ -223,7 +227,7 @@ class Worker:
             room = len(slots) - (tail - head)
             if room <= 0 or head < self._start:
                 if self.stop_wanted():
-                    return
+                    return False
                 time.sleep(NAP_SECONDS)
                 continue
             chunk = reports[sent : sent + min(room, len(reports) - sent)]
@@ -233,6 +237,7 @@ class Worker:
                 raise WorkerFrozen(f"shard {self.index}: the output ring is frozen")
             self._own[Own.OUT] = tail + len(chunk)
             sent += len(chunk)
+        return True
 
     # Neighbours ----------------------------------------------------------------------------------------
 
@@ -333,37 +338,45 @@ class Worker:
         self._leave(journal, log)
 
     def _serve(self) -> None:
-        """Go round the routers until told to stop and nothing is left to do."""
-        deadline = None
+        """Go round the routers until told to stop and nothing is left to do, or the time for that is over."""
         routers = range(self.config.exchange.routers)
         while True:
             before = int(self._own[Own.SEQ])
             for router in routers:
                 self._serve_one(router)
+                while self._in_hand():  # V3: the next ring must not meet this one's run
+                    if self._overdue():
+                        return
+                    self._serve_one(router)
             self._word("cpu_ns", time.thread_time_ns())
-            if self.stop_wanted():
-                deadline = deadline or time.monotonic() + self.config.exchange.stop_seconds
-                if all(self._served(*item) for item in self._wires.items()) or time.monotonic() > deadline:
-                    self._word("cpu_ns", time.thread_time_ns())
-                    return
+            if self.stop_wanted() and (
+                self._overdue() or all(self._served(*item) for item in self._wires.items())
+            ):
+                return
             if len(routers) > 1:
                 self._idle(int(self._own[Own.SEQ]) - before)
 
     def _serve_one(self, router: int) -> None:
-        """One turn on one router's ring, and on until no run is in hand: the next ring must not meet it (V3)."""
-        while True:
-            wires = self._wire(router)
-            if wires is None:
-                time.sleep(NAP_SECONDS)
-                return
-            turn = serve(self.tables, wires)
-            if turn == Turn.FROZEN:
-                raise WorkerFrozen(f"shard {self.index}: another process took over; this one leaves")
-            if turn == Turn.PEERS_CHANGED:
-                self._follow_peers(router, wires)
-            self._retire(router)
-            if not self._in_hand() or self.stop_wanted():
-                return
+        """One turn on one router's ring."""
+        wires = self._wire(router)
+        if wires is None:
+            time.sleep(NAP_SECONDS)
+            return
+        turn = serve(self.tables, wires)
+        if turn == Turn.FROZEN:
+            raise WorkerFrozen(f"shard {self.index}: another process took over; this one leaves")
+        if turn == Turn.PEERS_CHANGED:
+            self._follow_peers(router, wires)
+        elif turn == Turn.STOP and self._in_hand():
+            time.sleep(NAP_SECONDS)  # the publisher has to make room first
+        self._retire(router)
+
+    def _overdue(self) -> bool:
+        """True if a stop was asked for and the patience for it is over."""
+        if not self.stop_wanted():
+            return False
+        self._deadline = self._deadline or time.monotonic() + self.config.exchange.stop_seconds
+        return time.monotonic() > self._deadline
 
     def _leave(self, journal: Journal, log: Log) -> None:
         """Everything matched becomes durable, then confirmed; the mark says so to the next start."""

@@ -25,7 +25,7 @@ import numpy as np
 from ringpit.engine.limits import FRAME_SLOTS_MAX
 from ringpit.engine.records import RECORD_BYTES
 from ringpit.wal.batch import HEADER_BYTES, BatchKind, encode
-from ringpit.wal.frames import checksum_of, whole_frames
+from ringpit.wal.frames import ROUTERS_MAX, checksum_of, whole_frames
 from ringpit.wal.reader import RecoveredState
 
 BATCH_BYTES_MAX: Final = 512 << 10  # past the knee of every log, below Kafka's default limit of 1 MB
@@ -70,7 +70,7 @@ class BatchWriter:
             "nonce": state.nonce,
         }
         self._checksum = state.checksum
-        self._positions = np.array(state.positions, np.int64)
+        self._positions = np.zeros(ROUTERS_MAX, np.int64)  # positions in the log are of rings that are gone
         self._in_flight: deque[InFlight] = deque()
         self._durable_count = state.appended_count
         self.next_seq = state.next_seq

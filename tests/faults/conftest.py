@@ -43,6 +43,7 @@ from ringpit.testing.naive import NaiveExchange
 
 RINGPIT = Path(sys.executable).with_name("ringpit")
 SHARED_MEMORY = Path("/dev/shm")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RINGPIT_")}
 DEADLINE_SECONDS = 100.0  # for anything: a crowded machine is not a bug
 FRAME_ORDERS = 100
 CONFIG = """
@@ -165,7 +166,11 @@ class ExchangeProcess:
         """Start it without waiting for anything."""
         with self.said_file.open("ab") as said:
             self.process = subprocess.Popen(
-                [RINGPIT, "run", "-c", self.config_file], stderr=said, stdout=said, start_new_session=True
+                [RINGPIT, "run", "-c", self.config_file],
+                stderr=said,
+                stdout=said,
+                start_new_session=True,
+                env=ENVIRONMENT,
             )
 
     def start(self):

@@ -26,7 +26,8 @@ def ringpit(*arguments, given=None, **environment):
         input=given,
         stdin=None if given is not None else subprocess.DEVNULL,
         capture_output=True,
-        env=os.environ | environment,
+        env={name: value for name, value in os.environ.items() if not name.startswith("RINGPIT_")}
+        | environment,
         check=False,
     )
 

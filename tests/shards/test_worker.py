@@ -240,6 +240,26 @@ def missing(reports, confirmed, records):
     return np.concatenate([frame, above])
 
 
+def test_nothing_counts_as_matched_before_its_reports_are_in_the_ring(house, monkeypatch):
+    """The publisher confirms up to the matched seq when the ring is empty: until all is said again, that is what it had."""
+    records = frames_of(20)
+    house.publisher.store("confirmed_seq.0", 4)
+    worker = house.worker(2, lambda: log_of(records, [len(records)]))
+    _, state, replay = worker.recover()
+    send, seen = worker._send, []
+
+    def watched(reports):
+        """Note what the publisher could confirm now."""
+        seen.append(worker.segment.load("matched_seq"))
+        return send(reports)
+
+    monkeypatch.setattr(worker, "_send", watched)
+    worker.begin(state, replay)
+
+    assert {4} == set(seen)
+    assert len(records) == worker.segment.load("matched_seq")
+
+
 def test_what_the_log_says_was_confirmed_is_not_said_again(house):
     """After a cold start the publisher knows nothing; the newest batch or mark of the log does."""
     records = frames_of(20)
