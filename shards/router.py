@@ -191,6 +191,17 @@ class Router:
                 self._forget()
             self._opened = True
 
+    def _learn(self) -> None:
+        """
+        Take over events that workers have created since, through whichever router.
+
+        What the log says of an event's prices wins over what some CREATE_EVENT asked for; until it is seen, the first
+        that was asked for holds.
+        """
+        for shard, worker in enumerate(self._workers):
+            if worker is not None:
+                self._directory.learn(shard, worker)
+
     def step(self, timeout_seconds: float) -> int:
         """One duty cycle: acknowledge, take in, deal. Returns how many deliveries moved."""
         self._beats += 1
@@ -198,6 +209,8 @@ class Router:
         if self._awaited:
             self._greet()
         ready = not self._awaited
+        if ready:
+            self._learn()
         acknowledged = self._acknowledge() if ready else 0
         self._press_back(ready)
         busy = bool(acknowledged) or (ready and bool(self._waiting) and not self._stuck)

@@ -154,6 +154,7 @@ class Supervisor:
                 ) from None
             for name in remove_stale(prefix(config)):
                 self._say(f"removed {name}, left in shared memory by a run that was killed")
+            self._require_every_shard()
             self._require_brokers()
             cores = config.cpu.cores("supervisor")
             if cores:
@@ -188,6 +189,19 @@ class Supervisor:
     def __exit__(self, *_error: object) -> None:
         """Whatever still runs is ended, and all shared memory is removed."""
         self._stack.close()
+
+    def _require_every_shard(self) -> None:
+        """A log of more shards than are started would lose the events of the others without a word."""
+        if self.config.log.kind != "segments":
+            return  # a topic is checked by whoever opens it
+        shards = self.config.exchange.shards
+        for folder in sorted(self.config.log_folder().glob("shard-*")):
+            number = folder.name.removeprefix("shard-")
+            if number.isdigit() and int(number) >= shards:
+                raise ConfigError(
+                    f"$.exchange.shards is {shards}, but {folder} holds the log of shard {int(number)}, whose events would "
+                    f"be unknown: start with {int(number) + 1} shards or more, or name another folder in log.folder"
+                )
 
     def _require_brokers(self) -> None:
         """A broker that is away at the start is a configuration mistake more often than an outage."""

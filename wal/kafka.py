@@ -299,7 +299,7 @@ def _reason(cause: object) -> str:
 
 
 def _ensure_topic(settings: KafkaSettings) -> str:
-    """Make the topic if it is missing, refuse it if it has too few partitions, and say what its acks mean."""
+    """Make the topic if it is missing, refuse it if it has not one partition a shard, and say what its acks mean."""
     admin = AdminClient(settings.client({}))
     deadline = time.monotonic() + settings.connect_timeout_seconds
     replicas = _replicas(admin, settings)
@@ -310,10 +310,10 @@ def _ensure_topic(settings: KafkaSettings) -> str:
             raise KafkaException(f"topic {settings.topic!r} has partitions without a leader")
         time.sleep(POLL_SECONDS)
         replicas = _replicas(admin, settings)
-    if len(replicas) < settings.shards:
+    if len(replicas) != settings.shards:
         raise ValueError(
-            f"topic {settings.topic!r} must have a partition for each of the {settings.shards} shards, has "
-            f"{len(replicas)}; name a new topic in kafka.topic, or add partitions to this one"
+            f"topic {settings.topic!r} must have a partition for each of the {settings.shards} shards and no other, has "
+            f"{len(replicas)}: events of the others would be unknown; name a new topic in kafka.topic, or set exchange.shards"
         )
     resource = ConfigResource(ConfigResource.Type.TOPIC, settings.topic)
     [answer] = admin.describe_configs([resource], request_timeout=settings.connect_timeout_seconds).values()

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ringpit.ipc.segment import SHARED_MEMORY, Segment
 from ringpit.shards import supervisor as supervisor_module
-from ringpit.shards.config import Config
+from ringpit.shards.config import Config, ConfigError, load
 from ringpit.shards.exits import Exit
 from ringpit.shards.layout import Role, State, board_layout, prefix, segment_name
 from ringpit.shards.supervisor import Child, Supervisor
@@ -209,3 +209,14 @@ def test_a_stop_that_was_not_clean_is_no_success(supervisor, said):
     assert Exit.BROKEN == supervisor.code
     assert ["worker-0: left with code -9", "stopped: router-0, worker-0, publisher-0"] == said
     assert [1, 1, 1] == [supervisor._board.load(f"{role.label}.0.stop") for role in Role]
+
+
+def test_a_log_of_more_shards_is_refused(tmp_path):
+    """Started with fewer shards than its log has, an exchange would not know the events of the others."""
+    environment = {"RINGPIT__EXCHANGE__DATA": str(tmp_path), "RINGPIT__EXCHANGE__SHARDS": "2"}
+    config = load(None, environment)
+    for shard in (0, 1, 2):
+        (config.log_folder() / f"shard-{shard:04}").mkdir(parents=True)
+    rule = r"exchange\.shards is 2, but .*shard-0002 holds the log of shard 2.*start with 3 shards or more"
+    with pytest.raises(ConfigError, match=rule):
+        Supervisor(config, print)._require_every_shard()

@@ -79,12 +79,14 @@ def test_topic_is_made_with_the_settings_of_a_log(fresh):
 
 
 @pytest.mark.brokers
-def test_topic_with_too_few_partitions_is_refused(fresh):
-    """A shard without a partition could never log: refused at start, with the remedy."""
-    settings = fresh()
+@pytest.mark.parametrize("shards", [1, 4])
+def test_topic_with_other_partitions_is_refused(fresh, shards):
+    """A shard without a partition could never log, and a partition without a shard would be forgotten: refused."""
+    settings = fresh(shards=2)
     KafkaLog(settings, 0).close()
-    with pytest.raises(ValueError, match=r"partition for each of the 4 shards, has 1; name a new topic"):
-        KafkaLog(fresh(topic=settings.topic, shards=4), 0)
+    rule = rf"partition for each of the {shards} shards and no other, has 2.*name a new topic"
+    with pytest.raises(ValueError, match=rule):
+        KafkaLog(fresh(topic=settings.topic, shards=shards), 0)
 
 
 @pytest.mark.brokers
