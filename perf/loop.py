@@ -125,11 +125,16 @@ def run_loop(
 
 
 def broker_cpu_ns() -> dict[str, int]:
-    """Processor nanoseconds so far of the brokers that the environment names, in hundredths of a second."""
+    """
+    Processor nanoseconds so far of the brokers that the environment names, in hundredths of a second.
+
+    A broker that was started again since has another number, and is left out like one that was never named.
+    """
     spent = {}
     for name, variable in BROKERS.items():
-        if os.environ.get(variable):
-            times = psutil.Process(int(os.environ[variable])).cpu_times()
+        pid = int(os.environ.get(variable) or 0)
+        if pid and psutil.pid_exists(pid):
+            times = psutil.Process(pid).cpu_times()
             spent[name] = int((times.user + times.system) * 1e9)
     return spent
 
