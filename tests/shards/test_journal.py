@@ -59,7 +59,7 @@ class Shard:
         self.journal = Journal(
             self.segment,
             self.log,
-            BatchWriter(state, batch_bytes_max=BATCH_BYTES_LEAST),
+            BatchWriter(state, batch_bytes_max=BATCH_BYTES_LEAST, in_flight_max=8),
             routers=2,
             first_position=FIRST,
             confirmed_seq=lambda: self.confirmed,
