@@ -16,7 +16,7 @@ locked instructions, about 20 cycles even when nobody contends. There is no stor
 protocol of ours needs one, as every cell has one writer, or is written by compare_and_swap alone.
 
 In a kernel use the operations by name. From Python use `load_cell`, `store_cell`, `swap_cell` and
-`or_cell`, compiled one by one: the same order, for about 200 ns of call. With NUMBA_DISABLE_JIT=1 every
+`or_cell`, compiled one by one: the same order, for 0.2 to 1 microsecond of call. With NUMBA_DISABLE_JIT=1 every
 operation is its Python twin, which orders nothing and so serves one process and one thread only.
 
 Invariants:

@@ -10,7 +10,7 @@ it; cancels and amends aim at an order that the same event got a little earlier,
 open and some are not; and a share of everything is wrong in a way that a client could be wrong. Nothing
 here knows a book: what trades is for the exchange to say.
 
-Fast because every column is drawn at once; the only loop is over the events. About 0.3 s for a million
+Fast because every column is drawn at once; the only loop is over the events. About a second for a million
 commands. Slow with very many events of few commands each. The same arguments give the same bytes.
 """
 

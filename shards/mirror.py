@@ -206,7 +206,7 @@ def apply_one(m, slots, slot):
         if not 0 <= book < m.books.shape[0]:
             return NIL - 1
         if m.books[book]["state"] == FREE:
-            return NIL  # made again after a restart of everything: the image of the book follows
+            return NIL  # of an event that has no image, because it was settled before the restart
         price = slots[slot]["price"]
         if not m.books[book]["low"] <= price <= m.books[book]["high"]:
             return NIL - 1

@@ -210,7 +210,7 @@ class Cpu(Section, frozen=True):
 
 
 class Wait(Section, frozen=True):
-    """What a process does that has nothing to do."""
+    """What workers and the publisher do when there is nothing to do; routers and the journal thread always nap."""
 
     mode: Annotated[
         Literal["sleep", "spin", "spin-then-yield"], Meta(description="spin only on cores of one's own")
