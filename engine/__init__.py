@@ -12,28 +12,38 @@ from ringpit.engine.codes import (  # noqa: E402  (kernels may only be defined o
     CommandKind,
     EventState,
     Flag,
+    LevelKind,
     OrderType,
+    Outcome,
     Reason,
+    ReportFlag,
     ReportKind,
+    SelfTrade,
     Side,
     TimeInForce,
 )
 from ringpit.engine.exchange import Exchange, UnknownEvent  # noqa: E402  (as above)
 from ringpit.engine.limits import Limits  # noqa: E402  (as above)
-from ringpit.engine.records import COMMAND, MARKER, REPORT  # noqa: E402  (as above)
+from ringpit.engine.records import BANDS, COMMAND, EXTENSION, MARKER, REPORT  # noqa: E402  (as above)
 
 __all__ = [
+    "BANDS",
     "COMMAND",
+    "EXTENSION",
     "MARKER",
     "REPORT",
     "CommandKind",
     "EventState",
     "Exchange",
     "Flag",
+    "LevelKind",
     "Limits",
     "OrderType",
+    "Outcome",
     "Reason",
+    "ReportFlag",
     "ReportKind",
+    "SelfTrade",
     "Side",
     "TimeInForce",
     "UnknownEvent",

@@ -22,11 +22,19 @@ from ringpit.engine.tables import Cell, Tables
 RESTING = dtype_of(
     (
         ("event", "<i8", "the event's id"),
-        ("side", "<i8", "Side"),
-        ("price", "<i8", "ticks"),
+        ("queue", "<i8", "Queue: the list in which the order waits"),
+        ("price", "<i8", "limit in ticks of YES; 0 with the trait NO_PRICE"),
         ("order", "<i8", "order id"),
         ("open", "<i8", "lots that can still trade"),
         ("account", "<i8", "owner"),
+        ("filled", "<i8", "lots traded so far"),
+        ("shown", "<i8", "lots that everybody sees; 0 for what is hidden or waits aside"),
+        ("traits", "<i8", "bits of Trait"),
+        ("display", "<i8", "lots an iceberg shows at a time, else 0"),
+        ("group", "<i8", "group, or 0"),
+        ("expires_ns", "<i8", "when it expires, or 0"),
+        ("trigger", "<i8", "of a waiting stop: ticks of YES, else 0"),
+        ("trail", "<i8", "of a waiting trailing stop: ticks, else 0"),
     )
 )
 

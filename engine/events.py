@@ -12,7 +12,7 @@ from typing import Final
 
 from ringpit.engine import index
 from ringpit.engine.book import find_order
-from ringpit.engine.codes import EventState, Flag, Reason, ReportKind
+from ringpit.engine.codes import EventState, ReportFlag, Reason, ReportKind
 from ringpit.engine.kernels import leaf
 from ringpit.engine.ladder import NIL
 from ringpit.engine.limits import LADDER_LEVELS_MAX, PAYOUT_TICKS_MAX
@@ -68,7 +68,7 @@ def start_create(t, reports, commands, slot, book):
             slot,
             ReportKind.EVENT_CREATED.value,
             Reason.NONE.value,
-            Flag.REPEAT.value,
+            ReportFlag.REPEAT.value,
             commands[slot]["payout"],
         )
         return DONE
@@ -113,7 +113,7 @@ def start_settle(t, reports, commands, slot, book):
         return refuse(t, reports, commands, slot, Reason.UNKNOWN_EVENT.value)
     if t.books[book]["state"] != EventState.OPEN:
         answer(
-            t, reports, commands, slot, ReportKind.EVENT_SETTLED.value, Reason.NONE.value, Flag.REPEAT.value, 0
+            t, reports, commands, slot, ReportKind.EVENT_SETTLED.value, Reason.NONE.value, ReportFlag.REPEAT.value, 0
         )
         return DONE
     t.cells[Cell.CANCELED] = 0

@@ -12,9 +12,11 @@ FRAME_COMMANDS_MAX: Final = 4_096  # commands behind one marker
 FRAME_SLOTS_MAX: Final = FRAME_COMMANDS_MAX + 1  # the marker takes a slot of its own
 REPORTS_PER_STEP_MAX: Final = 8  # reports one step of a command may need at once
 QUANTITY_MAX: Final = (1 << 40) - 1  # lots
-PAYOUT_TICKS_MAX: Final = 1 << 22  # ticks; price x quantity stays below 2**62
-LADDER_LEVELS_MAX: Final = 1 << 18  # ticks a ladder can span
-PRICE_TICKS_MAX: Final = PAYOUT_TICKS_MAX
+PAYOUT_TICKS_MAX: Final = 1 << 22  # ticks
+LADDER_LEVELS_MAX: Final = 1 << 18  # ticks a ladder can span; wider events have a skip list
+PRICE_TICKS_MAX: Final = (1 << 31) - 1  # ticks
+MONEY_MAX: Final = (1 << 62) - 1  # ticks x lots
+BANDS_MAX: Final = 12  # price bands of one event
 INT64_MAX: Final = (1 << 63) - 1
 
 
@@ -24,8 +26,12 @@ def require(holds: bool, rule: str) -> None:
         raise RuntimeError(f"limits contradict each other: {rule}")
 
 
-require(QUANTITY_MAX * PAYOUT_TICKS_MAX < 1 << 62, "the cost of one order must fit 62 bits")
-require(LADDER_LEVELS_MAX <= PAYOUT_TICKS_MAX, "a ladder spans at most the price range")
+require(LADDER_LEVELS_MAX <= PRICE_TICKS_MAX, "a ladder spans at most the price range")
+
+
+def quantity_max_of(high: int, payout: int) -> int:
+    """Most lots of one order where prices end at `high`: price x quantity x payout must fit 63 bits."""
+    return min(QUANTITY_MAX, INT64_MAX // (max(high, 1) * max(payout, 1)))
 
 
 def power_of_two(count: int) -> bool:
@@ -45,6 +51,8 @@ class Limits:
     orders: int = 1 << 18  # resting orders, all events together; a power of two
     levels: int = 1 << 20  # price levels, all events together; a power of two
     keys: int = 1 << 16  # frame keys remembered against duplicates; a power of two
+    nodes: int = 1 << 14  # levels of skip lists: wide events' prices, triggers, all-or-none limits; a power of two
+    grids: int = 64  # different tables of price bands
 
     def __post_init__(self) -> None:
         """Check every ceiling once, here."""
@@ -53,9 +61,11 @@ class Limits:
             ("orders", 64, 1 << 28),
             ("levels", 4_096, 1 << 24),
             ("keys", 64, 1 << 26),
+            ("nodes", 64, 1 << 24),
+            ("grids", 1, 1 << 16),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"limits.{name} must be from {low} to {high}, was {value}")
-            if name != "events" and not power_of_two(value):
+            if name not in ("events", "grids") and not power_of_two(value):
                 raise ValueError(f"limits.{name} must be a power of two, was {value}")

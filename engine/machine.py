@@ -20,7 +20,7 @@ tables.py, ladder.py, index.py and window.py.
 import numpy as np
 
 from ringpit.engine.book import find_book
-from ringpit.engine.codes import CommandKind, Flag, Reason, ReportKind
+from ringpit.engine.codes import CommandKind, ReportFlag, Reason, ReportKind
 from ringpit.engine.events import close, release_run, start_create, start_settle
 from ringpit.engine.kernels import kernel, leaf
 from ringpit.engine.ladder import NIL
@@ -113,7 +113,7 @@ def mark(t, reports, markers, slot):
         ReportKind.DUPLICATE.value,
         0,
         Reason.NONE.value,
-        Flag.REPEAT.value,
+        ReportFlag.REPEAT.value,
         markers[slot]["first_event"],
         first,
         0,

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from ringpit.engine.codes import EventState, Flag, Reason, ReportKind, Side
+from ringpit.engine.codes import EventState, Flag, ReportFlag, Reason, ReportKind, Side
 from ringpit.engine.ladder import NIL
 from ringpit.engine.limits import PRICE_TICKS_MAX
 from ringpit.engine.records import RECORD_BYTES, REPORT
@@ -40,7 +40,7 @@ WORDS: Final = RECORD_BYTES // 8  # a report as int64 words
 WORD: Final = {name: REPORT.fields[name][1] // 8 for name in REPORT.names or ()}  # type: ignore[index]  # numpy types fields as optional
 ORDER_WORD, ACCOUNT_WORD, LEAVES_WORD = WORD["order"], WORD["account"], WORD["leaves"]
 NO_PRICE: Final = int(Flag.NO_PRICE)
-REPEAT: Final = int(Flag.REPEAT)
+REPEAT: Final = int(ReportFlag.REPEAT)
 TRADE: Final = 0  # program number of trades; reports have their kind's
 
 # What a step writes behind its constant text.

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringpit.engine.codes import CommandKind, Flag, OrderType, Reason, ReportKind, Side, TimeInForce
+from ringpit.engine.codes import CommandKind, Flag, ReportFlag, OrderType, Reason, ReportKind, Side, TimeInForce
 from ringpit.engine.exchange import Exchange
 from ringpit.engine.limits import Limits
 from ringpit.engine.records import COMMAND
@@ -134,7 +134,7 @@ def spoken(reports: list[Any]) -> list[str]:
     for report in waiting:
         name = f" #{report.order}" if report.account else ""  # no account: it is about an event
         reason = f" {Reason(report.reason).name.lower()}" if report.reason else ""
-        again = " again" if report.flags & Flag.REPEAT else ""
+        again = " again" if report.flags & ReportFlag.REPEAT else ""
         at = f" @ {report.price}"
         if report.kind == ReportKind.FILL_MAKER:
             taker = next(waiting)

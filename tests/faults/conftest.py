@@ -28,7 +28,7 @@ import msgspec
 import psutil
 import pytest
 
-from ringpit.engine.codes import Flag, Reason, ReportKind, Side
+from ringpit.engine.codes import ReportFlag, Reason, ReportKind, Side
 from ringpit.ipc.atomics import load_cell
 from ringpit.ipc.segment import Segment
 from ringpit.shards.config import load
@@ -106,7 +106,7 @@ def of_report(report):
         report.quantity,
         report.leaves,
         Reason(report.reason).name if report.reason else "",
-        bool(report.flags & Flag.REPEAT),
+        bool(report.flags & ReportFlag.REPEAT),
     )
 
 

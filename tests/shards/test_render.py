@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from ringpit.engine import Flag, Reason, ReportKind, Side
+from ringpit.engine import Flag, ReportFlag, Reason, ReportKind, Side
 from ringpit.engine.limits import PRICE_TICKS_MAX
 from ringpit.engine.records import REPORT
 from ringpit.ipc import histogram
@@ -59,7 +59,7 @@ def plain(report, tick_units, decimals, time_ns):
         line["OrdersCanceled"] = at["leaves"]
     else:
         line |= {"FirstSeq": at["order"], "Commands": at["leaves"]}
-    if kind in (ReportKind.EVENT_CREATED, ReportKind.EVENT_SETTLED) and at["flags"] & Flag.REPEAT:
+    if kind in (ReportKind.EVENT_CREATED, ReportKind.EVENT_SETTLED) and at["flags"] & ReportFlag.REPEAT:
         line["Repeat"] = True
     return line | ({"Time": time_ns} if time_ns else {})
 
@@ -147,7 +147,7 @@ def test_longest_line_fits():
     slots["price"] = -PRICE_TICKS_MAX
     slots["index"] = (1 << 31) - 1
     slots["side"] = Side.SELL
-    slots["flags"] = Flag.REPEAT
+    slots["flags"] = ReportFlag.REPEAT
     slots["reason"] = max(Reason, key=lambda reason: len(reason.name))
     picks = feed.allocate_picks(16)
     picks.position[:] = np.arange(16)

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ringpit.engine.codes import CommandKind, EventState, Flag, OrderType, Reason, ReportKind, Side, TimeInForce
+from ringpit.engine.codes import CommandKind, EventState, Flag, ReportFlag, OrderType, Reason, ReportKind, Side, TimeInForce
 from ringpit.engine.limits import LADDER_LEVELS_MAX, PAYOUT_TICKS_MAX, QUANTITY_MAX, Limits
 from ringpit.engine.records import COMMAND, COMMAND_FIELDS, MARKER, MARKER_FIELDS, REPORT, REPORT_FIELDS
 
@@ -236,7 +236,7 @@ class NaiveExchange:
             if body_hash == marker.body_hash:
                 self.frame_reason = None
                 self._report(
-                    ReportKind.DUPLICATE, flags=Flag.REPEAT, event=marker.first_event, order=seq, leaves=marker.count
+                    ReportKind.DUPLICATE, flags=ReportFlag.REPEAT, event=marker.first_event, order=seq, leaves=marker.count
                 )  # fmt: skip
             else:
                 self.frame_reason = Reason.KEY_REUSED
@@ -331,7 +331,7 @@ class NaiveExchange:
         elif book is not None and book.state == EventState.SETTLED:
             self._reject(command, Reason.ALREADY_SETTLED)
         elif book is not None:
-            self._answer(ReportKind.EVENT_CREATED, command, flags=Flag.REPEAT, leaves=payout)
+            self._answer(ReportKind.EVENT_CREATED, command, flags=ReportFlag.REPEAT, leaves=payout)
         elif len(self.events) == self.limits.events:
             self._reject(command, Reason.BOOK_CAPACITY)
         else:
@@ -350,7 +350,7 @@ class NaiveExchange:
         if book is None:
             self._reject(command, Reason.UNKNOWN_EVENT)
             return
-        flags = Flag.REPEAT if book.state == EventState.SETTLED else 0
+        flags = ReportFlag.REPEAT if book.state == EventState.SETTLED else 0
         closed = [order for side in Side for order in book.resting(side)]
         for order in closed:
             self._take_off(book, order, Reason.MARKET_CLOSED)

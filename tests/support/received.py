@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from ringpit.engine.codes import Flag, Reason, ReportKind, Side
+from ringpit.engine.codes import Flag, ReportFlag, Reason, ReportKind, Side
 from ringpit.engine.records import REPORT
 from ringpit.shards.sinks import JSON_LINES, PACKED
 from ringpit.testing.naive import Report
@@ -67,7 +67,7 @@ class Line(msgspec.Struct, rename="pascal", forbid_unknown_fields=True):
         elif kind == ReportKind.DUPLICATE:
             order, leaves, repeat = self.first_seq, self.commands, True
         return Report(
-            kind=kind, side=Side[self.side.upper()], reason=Reason[self.reason], flags=Flag.REPEAT if repeat else flags,
+            kind=kind, side=Side[self.side.upper()], reason=Reason[self.reason], flags=ReportFlag.REPEAT if repeat else flags,
             index=self.index, seq=self.seq, event=self.event, order=order, account=account, price=price,
             quantity=quantity, leaves=leaves,
         )  # fmt: skip
