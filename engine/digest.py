@@ -1,25 +1,29 @@
 """
-Digest: a hash of what rests, in priority order, that does not depend on how memory is laid out.
+Digest: a hash of what is open, in priority order, that does not depend on how memory is laid out.
 
 It compares naive with fast, live with replayed, and a shard with its restarted self. Events count only
-while they are open; an order counts as (event, side, price, id, open lots, account).
+while they are open; what an order counts as is the table RESTING.
 
-Fast enough because it walks each queue once; slow for a million orders (tens of milliseconds), so it is
+Fast enough because it walks each queue once; slow for a million orders (some hundred milliseconds), so it is
 taken between batches, never inside one.
 """
 
 import hashlib
+from typing import Final
 
 import numpy as np
 
-from ringpit.engine.book import best_against, next_level, price_of
-from ringpit.engine.codes import EventState, Side
-from ringpit.engine.kernels import kernel
+from ringpit.engine.book import SPECIAL, first_order, next_order, price_of
+from ringpit.engine.codes import EventState, Queue, Side, Trait
+from ringpit.engine.kernels import kernel, leaf
 from ringpit.engine.ladder import NIL
+from ringpit.engine.levels import first_level, next_level
 from ringpit.engine.records import dtype_of
 from ringpit.engine.tables import Cell, Tables
 
-RESTING = dtype_of(
+DETAILED: Final = SPECIAL | int(Trait.TIMED | Trait.GROUPED)  # orders whose details mean something
+
+RESTING: Final = dtype_of(
     (
         ("event", "<i8", "the event's id"),
         ("queue", "<i8", "Queue: the list in which the order waits"),
@@ -40,30 +44,42 @@ RESTING = dtype_of(
 
 
 @kernel
-def walk(t, book, rows):
-    """Fill `rows` (RESTING) with a book's orders: bids from the best down, then asks up, oldest first."""
+def fill_in(t, book, rows):
+    """Fill `rows` (RESTING) with a book's open orders, list by list; return how many there are."""
     count = 0
-    for side in range(2):
-        level = best_against(t, book, 1 - side)
-        while level != NIL:
-            slot = t.levels[level]["head"]
-            while slot != NIL:
-                rows[count]["event"] = t.books[book]["event"]
-                rows[count]["side"] = side
-                rows[count]["price"] = price_of(t, book, level)
-                rows[count]["order"] = t.orders[slot]["id"]
-                rows[count]["open"] = t.orders[slot]["open"]
-                rows[count]["account"] = t.details[slot]["account"]
-                count += 1
-                slot = t.orders[slot]["next"]
-            level = next_level(t, book, 1 - side, level)
+    slot, queue = first_order(t, book, np.int64(Queue.BIDS.value))
+    while slot != NIL:
+        row_of(t, slot, queue, rows, count)
+        count += 1
+        slot, queue = next_order(t, book, queue, slot)
     return count
 
 
+@leaf
+def row_of(t, slot, queue, rows, at):
+    """Write one open order into a row."""
+    traits = np.int64(t.orders[slot]["traits"])
+    rows[at]["event"] = t.books[t.orders[slot]["book"]]["event"]
+    rows[at]["queue"] = queue
+    rows[at]["price"] = price_of(t, slot)
+    rows[at]["order"] = t.orders[slot]["id"]
+    rows[at]["open"] = t.orders[slot]["open"]
+    rows[at]["account"] = t.orders[slot]["account"]
+    rows[at]["filled"] = t.orders[slot]["filled"]
+    rows[at]["shown"] = t.orders[slot]["shown"]
+    rows[at]["traits"] = traits
+    detailed = traits & DETAILED != 0
+    rows[at]["display"] = t.details[slot]["display"] if detailed else 0
+    rows[at]["group"] = t.details[slot]["group"] if detailed else 0
+    rows[at]["expires_ns"] = t.details[slot]["expires_ns"] if detailed else 0
+    rows[at]["trigger"] = t.details[slot]["trigger"] if detailed else 0
+    rows[at]["trail"] = t.details[slot]["trail"] if detailed else 0
+
+
 def resting(t: Tables, book: int) -> np.ndarray:
-    """RESTING rows of one book in priority order. Cost: one visit an order."""
+    """RESTING rows of one book's open orders in priority order, list by list. Cost: one visit an order."""
     rows = np.zeros(int(t.books[book]["orders"]), RESTING)
-    walk(t, book, rows)
+    fill_in(t, book, rows)
     return rows
 
 
@@ -75,29 +91,30 @@ def open_books(t: Tables) -> list[int]:
 
 
 def digest(t: Tables) -> str:
-    """Hash of everything that rests on the shard, as 32 hexadecimal digits."""
+    """Hash of everything that is open on the shard, as 32 hexadecimal digits (rule M23)."""
     state = hashlib.blake2b(digest_size=16)
     for book in open_books(t):
+        state.update(np.array([t.books[book]["event"], t.books[book]["last"]], "<i8").tobytes())
         state.update(resting(t, book).tobytes())
     return state.hexdigest()
 
 
 @kernel
 def depth_of(t, book, side, prices, quantities):
-    """Fill prices and quantities with the best levels of a side; return how many there are."""
+    """Fill prices and quantities with the best levels of a side that show anything; return how many there are."""
     count = 0
-    taker = 1 - side
-    level = best_against(t, book, taker)
+    level = first_level(t, book, side)
     while level != NIL and count < prices.shape[0]:
-        prices[count] = price_of(t, book, level)
-        quantities[count] = t.levels[level]["quantity"]
-        count += 1
-        level = next_level(t, book, taker, level)
+        if t.levels[level]["quantity"] > 0:
+            prices[count] = t.levels[level]["price"]
+            quantities[count] = t.levels[level]["quantity"]
+            count += 1
+        level = next_level(t, book, side, level)
     return count
 
 
 def depth(t: Tables, book: int, side: Side, levels: int) -> np.ndarray:
-    """The best `levels` levels of a side as an int64 array of (price in ticks, lots), best first."""
+    """The best `levels` levels of a side as an int64 array of (price in ticks of YES, lots shown), best first."""
     rows = np.zeros((2, levels), np.int64)
     count = depth_of(t, book, int(side), rows[0], rows[1])
     return rows[:, :count].T.copy()

@@ -87,7 +87,7 @@ class Exchange:
         done = 0
         while done < count:
             reached, out = process(
-                self.tables, slots, markers, done, count, self.next_seq, self._reports, 0, len(self._reports)
+                self.tables, slots, markers, done, count, self.next_seq, self._reports, 0, len(self._reports), 1
             )
             self.next_seq += reached - done
             done = reached

@@ -12,10 +12,10 @@ from typing import Final
 
 import numpy as np
 
-from ringpit.engine.book import best_against, next_level
 from ringpit.engine.digest import open_books
 from ringpit.engine.kernels import kernel
 from ringpit.engine.ladder import NIL
+from ringpit.engine.levels import first_level, next_level
 from ringpit.engine.records import REPORT
 from ringpit.engine.tables import Cell, Tables
 from ringpit.engine.tell import tell_book, tell_level
@@ -25,12 +25,12 @@ IMAGE_INDEX: Final = 1 << 30
 
 @kernel
 def levels_of(t, book):
-    """How many levels of a book are occupied."""
+    """How many levels of a book show anything."""
     count = 0
     for side in range(2):
-        level = best_against(t, book, side)
+        level = first_level(t, book, side)
         while level != NIL:
-            count += 1
+            count += int(t.levels[level]["quantity"] > 0)
             level = next_level(t, book, side, level)
     return count
 
@@ -43,10 +43,11 @@ def draw(t, book, seq, index, reports):
     t.cells[Cell.INDEX] = index
     tell_book(t, reports, book)
     for side in range(2):
-        level = best_against(t, book, 1 - side)
+        level = first_level(t, book, side)
         while level != NIL:
-            tell_level(t, reports, book, level, side, t.levels[level]["quantity"])
-            level = next_level(t, book, 1 - side, level)
+            if t.levels[level]["quantity"] > 0:
+                tell_level(t, reports, book, t.levels[level]["price"], side, t.levels[level]["quantity"])
+            level = next_level(t, book, side, level)
     return t.cells[Cell.OUT]
 
 

@@ -3,15 +3,18 @@ The state machine: one command in, reports out; the same log gives the same repo
 
 A command that makes many reports (a sweep, a settlement) goes on in steps: when the reports have no room
 left, the kernel saves where it stands in `cells` and returns, and the next call goes on with the same
-command. So one command's work between two returns is bounded, and nothing is ever allocated or dropped.
+command. It also returns after VISITS_MAX orders that it only looked at. So one command's work between two returns is bounded, and nothing is ever allocated or dropped.
 
-    START ──> MATCHING ──> TELLING ──> DONE         NEW, AMEND: trade, rest or cancel the remainder, tell levels
-          ├─> CLOSING ───> TELLING ──> DONE         SETTLE: cancel what rests, tell levels
-          ├──────────────> TELLING ──> DONE         CANCEL
-          └──────────────────────────> DONE         refusals, and what changes no level
+    START ──> MATCHING ─────────────────> TELLING ──> DONE   NEW, AMEND, ... : trade, rest or cancel the remainder, tell levels
+          ├─> TRADING ──> LINE ──> ASIDE ──> TELLING         the same with anything special in the book (trade.py)
+          │      ^─────────┴─────────┘                       stops and all-or-none orders trade in their turn
+          ├─> CANCELING ──> TELLING ──> NEXT_EVENT ──> DONE  MASS_CANCEL; SETTLE ends after TELLING
+          ├─> EXPIRING ──> TELLING ──> EXPIRING ──> DONE     TICK: one order after another
+          ├────────────────────────────> TELLING ──> DONE    CANCEL
+          └────────────────────────────────────────> DONE    refusals, and what changes no level
 
-Fast here because a command is one pass over its own record, and no branch asks for a feature that the event
-does not have. Slow where its books are cold.
+Fast here because a plain command is one pass over its own record, inlined in one loop, and two words of the book say that it is
+plain. Slow where its books are cold; see ahead.py.
 
 The rules M10 to M12 are numbered in ARCHITECTURE.md, "Matching rules". The invariants are those of
 tables.py, ladder.py, index.py and window.py.
@@ -19,15 +22,57 @@ tables.py, ladder.py, index.py and window.py.
 
 import numpy as np
 
+from ringpit.engine.ahead import block_end, look_ahead, names_order
+from ringpit.engine.aside import try_aside
 from ringpit.engine.book import find_book
-from ringpit.engine.codes import CommandKind, ReportFlag, Reason, ReportKind
-from ringpit.engine.events import close, release_run, start_create, start_settle
-from ringpit.engine.kernels import kernel, leaf
+from ringpit.engine.codes import CommandKind, Reason, ReportFlag, ReportKind
+from ringpit.engine.events import hold_bands, hold_extension, release_levels, start_create
+from ringpit.engine.kernels import kernel, leaf, outlined
 from ringpit.engine.ladder import NIL
-from ringpit.engine.match import match, start_amend, start_cancel, start_new
-from ringpit.engine.tables import CLOSING, DONE, MATCHING, START, Cell
+from ringpit.engine.match import match, start_cancel, start_change, start_new
+from ringpit.engine.stops import advance_line
+from ringpit.engine.tables import (
+    ASIDE,
+    CANCELING,
+    DONE,
+    EXPIRING,
+    LINE,
+    MATCHING,
+    NEXT_EVENT,
+    START,
+    TELLING,
+    TRADING,
+    Cell,
+)
 from ringpit.engine.tell import emit, refuse, room, tell_levels
+from ringpit.engine.trade import VISITS_MAX, trade
+from ringpit.engine.walk import cancel_on, expire, go_on_with_events, start_mass_cancel, start_settle
 from ringpit.engine.window import find_key, remember_key
+
+
+@leaf
+def completes(kind):
+    """True for records that only complete the command behind them."""
+    return kind == CommandKind.EXTENSION.value or kind == CommandKind.BANDS.value  # noqa: PLR1714 (numba)
+
+
+@outlined
+def complete(t, commands, slot, kind):
+    """Keep an EXTENSION or BANDS. An EXTENSION is for the next record only; BANDS may have more of them, and an EXTENSION, behind them."""
+    if kind == CommandKind.EXTENSION.value:
+        hold_extension(t, commands, slot)
+    else:
+        t.cells[Cell.EXTENDED] = 0
+        hold_bands(t, commands, slot)
+
+
+@leaf
+def book_of(t, event):
+    """Book slot of an event, or NIL; commands in a row are often for the same one."""
+    book = t.cells[Cell.BOOK]
+    if book != NIL and t.books[book]["event"] == event:
+        return book
+    return find_book(t, event)
 
 
 @leaf
@@ -38,41 +83,86 @@ def start(t, reports, commands, slot):
     t.cells[Cell.TOLD] = 0
     if commands[slot]["verdict"] != Reason.NONE.value:
         return refuse(t, reports, commands, slot, np.int64(commands[slot]["verdict"]))
-    book = find_book(t, commands[slot]["event"])
+    book = book_of(t, commands[slot]["event"])
     t.cells[Cell.BOOK] = book
-    if kind == CommandKind.NEW:
+    if kind == CommandKind.NEW.value:
         return start_new(t, reports, commands, slot, book)
-    if kind == CommandKind.CANCEL:
+    if kind == CommandKind.CANCEL.value:
         return start_cancel(t, reports, commands, slot, book)
-    if kind == CommandKind.AMEND:
-        return start_amend(t, reports, commands, slot, book)
-    if kind == CommandKind.CREATE_EVENT:
+    if (
+        kind == CommandKind.AMEND.value
+        or kind == CommandKind.REPLACE.value  # noqa: PLR1714 - `in` compiles to a loop over a tuple
+        or kind == CommandKind.REDUCE.value
+    ):
+        return start_change(t, reports, commands, slot, book)
+    return start_rare(t, reports, commands, slot, book, kind)
+
+
+@outlined
+def start_rare(t, reports, commands, slot, book, kind):
+    """First step of a command that is not about one order."""
+    if kind == CommandKind.CREATE_EVENT.value:
         return start_create(t, reports, commands, slot, book)
-    if kind == CommandKind.SETTLE:
+    if kind == CommandKind.SETTLE.value:
         return start_settle(t, reports, commands, slot, book)
-    if kind == CommandKind.TICK:
-        return DONE
+    if kind == CommandKind.MASS_CANCEL.value:
+        return start_mass_cancel(t, reports, commands, slot, book)
+    if kind == CommandKind.TICK.value:
+        return EXPIRING
     return refuse(t, reports, commands, slot, Reason.UNSUPPORTED.value)
+
+
+@outlined
+def advance_special(t, reports, commands, slot, stage):
+    """One step of a stage that plain commands do not have."""
+    if stage == TRADING:
+        return trade(t, reports)
+    if stage == LINE:
+        return advance_line(t, reports)
+    if stage == ASIDE:
+        return try_aside(t)
+    if stage == CANCELING:
+        return cancel_on(t, reports, commands, slot)
+    if stage == EXPIRING:
+        return expire(t, reports)
+    if stage == NEXT_EVENT:
+        return go_on_with_events(t, reports, commands, slot)
+    return tell_and_go_on(t, reports, commands, slot)
+
+
+@leaf
+def tell_and_go_on(t, reports, commands, slot):
+    """TELLING, and what comes behind it."""
+    if tell_levels(t, reports) == TELLING:
+        return TELLING
+    kind = commands[slot]["kind"]
+    if kind == CommandKind.SETTLE.value:
+        release_levels(t, t.cells[Cell.BOOK])
+    elif kind == CommandKind.MASS_CANCEL.value:
+        return NEXT_EVENT
+    elif kind == CommandKind.TICK.value:
+        return EXPIRING
+    return DONE
 
 
 @leaf
 def advance(t, reports, commands, slot, stage):
-    """Go on with the command in hand until it is done or the reports are full; the stage it is in then."""
+    """Go on with the command in hand until it is done or the caller has to have a turn; the stage it is in then."""
     while stage != DONE and room(t):
         if stage == START:
             stage = start(t, reports, commands, slot)
         elif stage == MATCHING:
             stage = match(t, reports)
-        elif stage == CLOSING:
-            stage = close(t, reports, commands, slot)
         else:
-            stage = tell_levels(t, reports)
-            if stage == DONE and commands[slot]["kind"] == CommandKind.SETTLE:
-                release_run(t, t.cells[Cell.BOOK])
+            stage = advance_special(t, reports, commands, slot, stage)
+        if stage == TELLING and t.cells[Cell.TOUCHED] == 0 and names_order(commands[slot]["kind"]):
+            stage = DONE  # nothing to tell: market data is off
+        if t.cells[Cell.VISITS] >= VISITS_MAX:
+            break
     return stage
 
 
-@leaf
+@outlined
 def mark(t, reports, markers, slot):
     """MARKER: engine time (M12), and whether the frame is a duplicate (M11)."""
     engine_ns = max(t.cells[Cell.ENGINE_NS], markers[slot]["engine_ns"])
@@ -123,16 +213,17 @@ def mark(t, reports, markers, slot):
     )
 
 
-@leaf
+@outlined
 def skip(t, reports, commands, slot):
-    """A command of a duplicate frame: nothing happens; of a frame with a reused key: refused."""
+    """A record of a duplicate frame: nothing happens; a command of a frame with a reused key: refused."""
     t.cells[Cell.SKIP_LEFT] -= 1
-    if t.cells[Cell.SKIP_REASON] != Reason.NONE.value:
+    kind = commands[slot]["kind"]
+    if t.cells[Cell.SKIP_REASON] != Reason.NONE.value and not completes(kind):
         refuse(t, reports, commands, slot, t.cells[Cell.SKIP_REASON])
 
 
 @kernel
-def process(t, commands, markers, begin_at, end_at, seq, reports, out, out_limit):
+def process(t, commands, markers, begin_at, end_at, seq, reports, out, out_limit, ahead):
     """
     Apply the records at positions [begin_at, end_at), strictly in order; return (position, out) reached.
 
@@ -146,31 +237,45 @@ def process(t, commands, markers, begin_at, end_at, seq, reports, out, out_limit
         reports: REPORT array whose length is a power of two, at least REPORTS_PER_STEP_MAX.
         out: Report position to write next.
         out_limit: Report position that may not be passed.
+        ahead: 1: look ahead among these records, only to prefetch memory (ahead.py); 0: do not. Results are the same.
 
-    A position below `end_at` in the answer means that the reports are full: call again with more room, with
-    the returned position and its seq. Cost: no allocation; 20 to 200 ns a command by how cold its book is.
+    A position below `end_at` in the answer means that the reports are full, or that the command in hand has looked at so much
+    that the caller shall have a turn: call again with the returned position and its seq. Cost: no allocation; 20 to 200 ns
+    a command by how cold its book is.
     """
     t.cells[Cell.OUT] = out
     t.cells[Cell.OUT_LIMIT] = out_limit
+    t.cells[Cell.VISITS] = 0
     mask = commands.shape[0] - 1
     position = begin_at
+    block = begin_at
     while position < end_at:
         if not room(t):
             break
+        if ahead != 0 and position >= block:
+            block = block_end(position, end_at)
+            look_ahead(t, commands, position, block)
         slot = position & mask
+        kind = commands[slot]["kind"]
         stage = t.cells[Cell.STAGE]
         if stage == START:
             t.cells[Cell.SEQ] = seq + position - begin_at
             t.cells[Cell.INDEX] = 0
         if t.cells[Cell.SKIP_LEFT] > 0:
             skip(t, reports, commands, slot)
-        elif commands[slot]["kind"] == CommandKind.MARKER:
+        elif kind == CommandKind.MARKER.value:
             mark(t, reports, markers, slot)
+        elif completes(kind):
+            complete(t, commands, slot, kind)
+            position += 1
+            continue
         else:
             stage = advance(t, reports, commands, slot, stage)
+            t.cells[Cell.STAGE] = START
             if stage != DONE:
                 t.cells[Cell.STAGE] = stage
                 break
-            t.cells[Cell.STAGE] = START
+        t.cells[Cell.EXTENDED] = 0
+        t.cells[Cell.BANDS] = 0
         position += 1
     return position, t.cells[Cell.OUT]

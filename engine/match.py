@@ -1,264 +1,251 @@
 """
-Matching: what happens to a new, a cancelled and an amended order.
+Matching, the plain path: limit and market orders, cancels and amends where nothing special is in the book.
+
+Most commands of most exchanges need no more than this, so it is all inlined into one loop and asks two words of the
+book (`special`, `checks`) whether it may be taken. Everything else is a call: new orders in accept.py, trading in
+trade.py. Both paths say the same things by the same functions; a test drives them against each other.
 
 A taker's state lies in `cells`, because a sweep may have to stop when the reports are full, and goes on in the
-next call with the same command (see machine.py). While it sweeps, it is in registers.
+next call with the same command (see machine.py). While it sweeps, it is in registers. An order that an amend took out of its level
+keeps its slot: it is *in hand* (Cell.HAND), and is linked again or closed at the end.
 
 Fast here because a fill touches the maker's record, its level and the book, all of them at the front of the
 queue. Slow at a first touch of cold memory: an order far from the touch is four or five cache misses.
 
-The rules M1 to M7 are numbered in ARCHITECTURE.md, "Matching rules".
+The rules M1 to M7 and M15 are numbered in ARCHITECTURE.md, "Matching rules".
 """
+
+from typing import Final
 
 import numpy as np
 
 from ringpit.engine import index
+from ringpit.engine.accept import accept_special, replace_special
 from ringpit.engine.book import (
-    best_against,
-    better_or_equal,
+    SPECIAL,
+    beyond,
+    close_order,
     find_order,
-    level_of,
-    next_level,
+    link_plain,
+    new_order,
+    own_price,
+    position_of,
     price_of,
     remove,
-    rest,
-    side_of,
+    take_out,
     touch,
+    touch_order,
 )
-from ringpit.engine.codes import EventState, Flag, OrderType, Reason, ReportKind, Side, TimeInForce
+from ringpit.engine.checks import refusal_of_grid, refusal_of_order, refusal_of_verb
+from ringpit.engine.codes import (
+    CommandKind,
+    EventState,
+    Flag,
+    LevelKind,
+    OrderType,
+    Reason,
+    ReportFlag,
+    ReportKind,
+    SelfTrade,
+    Side,
+    TimeInForce,
+    Trait,
+)
+from ringpit.engine.hand import begin, cancel_open
 from ringpit.engine.kernels import leaf
 from ringpit.engine.ladder import NIL
-from ringpit.engine.limits import QUANTITY_MAX
-from ringpit.engine.tables import MATCHING, TELLING, Cell
-from ringpit.engine.tell import answer, emit, refuse, room
+from ringpit.engine.levels import best_of, nodes_free, nodes_needed
+from ringpit.engine.tables import DONE, LINE, MATCHING, TELLING, TRADING, Cell, Check
+from ringpit.engine.tell import (
+    NO_SHIFT,
+    answer,
+    emit,
+    refuse,
+    room,
+    tell_fill,
+    tell_order,
+    tell_taker,
+)
+
+NOT_PLAIN: Final = SPECIAL | int(Trait.POST_ONLY)  # an order with one of these traits is amended by the special path
 
 
 @leaf
-def refusal_of_any(t, commands, slot, book):
-    """The checks that NEW, CANCEL and AMEND share, in the order of M7; the edge's verdict comes before them."""
-    if book == NIL:
-        return Reason.UNKNOWN_EVENT.value
-    if t.books[book]["state"] != EventState.OPEN:
-        return Reason.ALREADY_SETTLED.value
-    if (
-        not Side.BUY <= commands[slot]["side"] <= Side.SELL
-        or not OrderType.LIMIT <= commands[slot]["order_type"] <= OrderType.MARKET
-        or not TimeInForce.GTC <= commands[slot]["time_in_force"] <= TimeInForce.FOK
-        or commands[slot]["flags"] & ~Flag.NO_PRICE.value != 0
-        or commands[slot]["self_trade"] != 0
-        or commands[slot]["outcome"] != 0
-        or commands[slot]["expires_ns"] != 0
-    ):
-        return Reason.UNSUPPORTED.value
-    return Reason.NONE.value
-
-
-@leaf
-def refusal_of_price(t, book, price):
-    """PRICE_OUT_OF_RANGE unless the price lies in the book's range."""
-    if t.books[book]["low"] <= price <= t.books[book]["high"]:
-        return Reason.NONE.value
-    return Reason.PRICE_OUT_OF_RANGE.value
-
-
-@leaf
-def fillable(t, book, side, limit, quantity):
-    """True if the book holds `quantity` lots up to the limit. One step a level, no order is touched."""
-    level = best_against(t, book, side)
-    while level != NIL and better_or_equal(side, level, limit):
-        quantity -= t.levels[level]["quantity"]
-        if quantity <= 0:
-            return True
-        level = next_level(t, book, side, level)
-    return False
-
-
-@leaf
-def begin(t, side, limit, price_level, price, quantity, filled, order, account):
-    """Set up the taker in hand."""
-    t.cells[Cell.SIDE] = side
-    t.cells[Cell.LIMIT] = limit
-    t.cells[Cell.PRICE_LEVEL] = price_level
-    t.cells[Cell.PRICE] = price
-    t.cells[Cell.OPEN] = quantity
-    t.cells[Cell.FILLED] = filled
-    t.cells[Cell.ORDER] = order
-    t.cells[Cell.ACCOUNT] = account
-    return MATCHING
+def is_plain(t, commands, slot, book):
+    """True if a NEW needs nothing but the plain path: whatever is odd about it makes it special, mistakes included."""
+    order_type = commands[slot]["order_type"]
+    time_in_force = commands[slot]["time_in_force"]
+    flags = commands[slot]["flags"]
+    small = commands[slot]["side"] | commands[slot]["outcome"] | order_type | time_in_force | flags
+    return (
+        small & ~1 == 0  # LIMIT or MARKET, GTC or IOC, no flag but NO_PRICE
+        and 0 <= commands[slot]["self_trade"] <= SelfTrade.DECREMENT.value
+        and (commands[slot]["expires_ns"] | commands[slot]["payout"]) == 0
+        and flags <= order_type  # a LIMIT has a price
+        and book != NIL
+        and t.books[book]["special"] | t.books[book]["checks"] == 0
+        and t.books[book]["state"] == EventState.OPEN.value
+        and (commands[slot]["outcome"] == 0 or t.books[book]["payout"] > 0)
+    )
 
 
 @leaf
 def start_new(t, reports, commands, slot, book):
-    """NEW: check (M7), accept, and hand over to matching."""
-    reason = refusal_of_any(t, commands, slot, book)
-    if reason != Reason.NONE.value:
-        return refuse(t, reports, commands, slot, reason)
+    """NEW: check (M7), accept, and rest it, or hand it over to matching."""
+    if not is_plain(t, commands, slot, book):
+        return accept_special(t, reports, commands, slot, book)
     quantity = commands[slot]["quantity"]
     if quantity < 1:
         return refuse(t, reports, commands, slot, Reason.QTY_INVALID.value)
-    if quantity > QUANTITY_MAX:
+    if quantity > t.books[book]["quantity_max"]:
         return refuse(t, reports, commands, slot, Reason.QTY_LIMIT.value)
-    side = np.int64(commands[slot]["side"])
-    market = commands[slot]["order_type"] == OrderType.MARKET
-    if commands[slot]["flags"] & Flag.NO_PRICE.value:
-        if not market:
-            return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE.value)
-        limit = t.books[book]["base"]
-        if side == Side.BUY:
-            limit += t.books[book]["high"] - t.books[book]["low"]
-    else:
-        if refusal_of_price(t, book, commands[slot]["price"]) != Reason.NONE.value:
-            return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE.value)
-        limit = level_of(t, book, commands[slot]["price"])
+    outcome = np.int64(commands[slot]["outcome"])
+    side = np.int64(commands[slot]["side"]) ^ outcome
+    limit = own_price(t, book, outcome, commands[slot]["price"])
+    flags = outcome * ReportFlag.NO.value
+    if commands[slot]["flags"] != 0:
+        flags |= ReportFlag.NO_PRICE.value
+        limit = t.books[book]["low"] if side == Side.SELL.value else t.books[book]["high"]
+    elif not t.books[book]["low"] <= limit <= t.books[book]["high"]:
+        return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE.value)
     order = commands[slot]["order"]
-    if find_order(t, book, order) != index.MISSING:
+    account = commands[slot]["account"]
+    fingerprint = index.fingerprint_of(book, order)
+    if find_order(t, book, order, fingerprint) != index.MISSING:
         return refuse(t, reports, commands, slot, Reason.DUP_CLIENT_ORDER_ID.value)
-    time_in_force = commands[slot]["time_in_force"]
-    if time_in_force == TimeInForce.FOK and not fillable(t, book, side, limit, quantity):
-        return refuse(t, reports, commands, slot, Reason.FOK_UNFILLABLE.value)
-    price_level = NIL
-    if time_in_force == TimeInForce.GTC and not market:
-        price_level = limit
-        if t.cells[Cell.ORDERS_FREE] == NIL:
-            return refuse(t, reports, commands, slot, Reason.BOOK_CAPACITY.value)
-    answer(t, reports, commands, slot, ReportKind.ACCEPTED.value, Reason.NONE.value, 0, quantity)
-    t.cells[Cell.FLAGS] = commands[slot]["flags"]
-    return begin(
-        t, side, limit, price_level, commands[slot]["price"], quantity, 0, order, commands[slot]["account"]
+    rests = commands[slot]["order_type"] == OrderType.LIMIT.value and (
+        commands[slot]["time_in_force"] == TimeInForce.GTC.value
     )
+    if rests and lacks_room(t, book, side, limit):
+        return refuse(t, reports, commands, slot, Reason.POOL_CAPACITY.value)
+    answer(t, reports, commands, slot, ReportKind.ACCEPTED.value, Reason.NONE.value, flags, quantity)
+    traits = (outcome << NO_SHIFT) | commands[slot]["self_trade"]
+    best = best_of(t, book, 1 - side)
+    if best != NIL and not beyond(side, t.levels[best]["price"], limit):
+        price = commands[slot]["price"]
+        begin(t, side, limit, int(rests), price, flags, traits, quantity, 0, order, account, NIL)
+        return MATCHING
+    if rests:
+        hand = new_order(t, book, order, account, quantity, 0, traits, fingerprint)
+        link_plain(t, book, side, limit, hand)
+        touch(t, limit, side)
+        return TELLING
+    event = commands[slot]["event"]
+    price = commands[slot]["price"]
+    asked = np.int64(commands[slot]["side"])
+    lapse = Reason.IOC_REMAINDER.value
+    emit(t, reports, ReportKind.CANCELED.value, asked, lapse, flags, event, order, account, price, quantity, 0)
+    return DONE
 
 
 @leaf
-def drop_order(t, reports, book, order_slot, position, reason):
-    """Cancel a resting order and report it."""
-    level = t.orders[order_slot]["level"]
-    side = side_of(t, book, level)
-    touch(t, level, side)
-    emit(
-        t,
-        reports,
-        ReportKind.CANCELED.value,
-        side,
-        reason,
-        0,
-        t.books[book]["event"],
-        t.orders[order_slot]["id"],
-        t.details[order_slot]["account"],
-        price_of(t, book, level),
-        t.orders[order_slot]["open"],
-        0,
-    )
-    remove(t, order_slot, position)
+def lacks_room(t, book, side, price):
+    """True if no order slot is free, or no node for a level that has none."""
+    if t.cells[Cell.ORDERS_FREE] == NIL:
+        return True
+    if t.books[book]["kind"] == LevelKind.LADDER.value:
+        return False
+    return nodes_needed(t, book, side, price) > nodes_free(t)
 
 
 @leaf
 def start_cancel(t, reports, commands, slot, book):
     """CANCEL (M5)."""
-    reason = refusal_of_any(t, commands, slot, book)
+    reason = refusal_of_verb(t, commands, slot, book)
     if reason != Reason.NONE.value:
         return refuse(t, reports, commands, slot, reason)
-    position = find_order(t, book, commands[slot]["order"])
-    if position == index.MISSING:
-        return refuse(t, reports, commands, slot, Reason.UNKNOWN_ORDER.value)
-    order_slot = index.slot_at(t.index, position)
-    if t.details[order_slot]["account"] != commands[slot]["account"]:
-        return refuse(t, reports, commands, slot, Reason.NOT_OWNER.value)
-    drop_order(t, reports, book, order_slot, position, Reason.NONE.value)
+    order = commands[slot]["order"]
+    position = find_order(t, book, order, index.fingerprint_of(book, order))
+    reason = refusal_of_order(t, commands, slot, position)
+    if reason != Reason.NONE.value:
+        return refuse(t, reports, commands, slot, reason)
+    cancel_open(t, reports, index.slot_at(t.index, position), position, Reason.NONE.value)
     return TELLING
 
 
 @leaf
-def start_amend(t, reports, commands, slot, book):
-    """AMEND (M6): in place if only smaller, else out of the book and in again as a taker."""
-    reason = refusal_of_any(t, commands, slot, book)
-    if reason != Reason.NONE.value:
-        return refuse(t, reports, commands, slot, reason)
-    order = commands[slot]["order"]
-    position = find_order(t, book, order)
-    if position == index.MISSING:
-        return refuse(t, reports, commands, slot, Reason.UNKNOWN_ORDER.value)
-    order_slot = index.slot_at(t.index, position)
-    account = t.details[order_slot]["account"]
-    if account != commands[slot]["account"]:
-        return refuse(t, reports, commands, slot, Reason.NOT_OWNER.value)
-    total = commands[slot]["quantity"]
-    if total < 0:
-        return refuse(t, reports, commands, slot, Reason.QTY_INVALID.value)
-    if total > QUANTITY_MAX:
-        return refuse(t, reports, commands, slot, Reason.QTY_LIMIT.value)
-    level = t.orders[order_slot]["level"]
-    new_level = level
-    if commands[slot]["flags"] & Flag.NO_PRICE.value == 0:
-        if refusal_of_price(t, book, commands[slot]["price"]) != Reason.NONE.value:
-            return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE.value)
-        new_level = level_of(t, book, commands[slot]["price"])
-    filled = t.details[order_slot]["filled"]
-    was_open = t.orders[order_slot]["open"]
-    if total == 0:
-        total = filled + was_open
-    if total <= filled:
-        drop_order(t, reports, book, order_slot, position, Reason.NONE.value)
-        return TELLING
-    now_open = total - filled
-    side = side_of(t, book, level)
-    emit(
-        t,
-        reports,
-        ReportKind.AMENDED.value,
-        side,
-        Reason.NONE.value,
-        0,
-        commands[slot]["event"],
-        order,
-        account,
-        price_of(t, book, new_level),
-        total,
-        now_open,
-    )
-    if new_level == level and now_open <= was_open:
-        if now_open < was_open:
-            t.orders[order_slot]["open"] = now_open
-            t.levels[level]["quantity"] -= was_open - now_open
-            touch(t, level, side)
-        return TELLING
-    touch(t, level, side)
-    remove(t, order_slot, position)
-    return begin(t, side, new_level, new_level, 0, now_open, filled, order, account)
+def shrink(t, slot, now_open):
+    """An open order keeps its place with fewer lots; what is not shown goes first (M20)."""
+    touch_order(t, slot)
+    level = t.orders[slot]["level"]
+    gone = max(t.orders[slot]["shown"] - now_open, 0)
+    t.orders[slot]["open"] = now_open
+    t.orders[slot]["shown"] -= gone
+    t.levels[level]["quantity"] -= gone
 
 
 @leaf
-def fill(t, reports, book, side, level, maker, quantity, leaves):
-    """Report one trade to both parties, at the maker's price (M1)."""
-    event = t.books[book]["event"]
-    price = price_of(t, book, level)
-    emit(
-        t,
-        reports,
-        ReportKind.FILL_MAKER.value,
-        1 - side,
-        Reason.NONE.value,
-        0,
-        event,
-        t.orders[maker]["id"],
-        t.details[maker]["account"],
-        price,
-        quantity,
-        t.orders[maker]["open"],
+def start_change(t, reports, commands, slot, book):
+    """AMEND, REPLACE and REDUCE (M6, M15): in place if it only shrinks, else out of its level and in again as a taker."""
+    reason = refusal_of_verb(t, commands, slot, book)
+    if reason != Reason.NONE.value:
+        return refuse(t, reports, commands, slot, reason)
+    kind = commands[slot]["kind"]
+    order = commands[slot]["order"]
+    position = find_order(t, book, order, index.fingerprint_of(book, order))
+    reason = refusal_of_order(t, commands, slot, position)
+    if reason != Reason.NONE.value:
+        return refuse(t, reports, commands, slot, reason)
+    hand = index.slot_at(t.index, position)
+    quantity = commands[slot]["quantity"]
+    filled = t.orders[hand]["filled"]
+    was_open = t.orders[hand]["open"]
+    now_open = quantity
+    total = filled + quantity  # fits: both are bounded
+    if quantity < int(kind != CommandKind.AMEND.value):
+        return refuse(t, reports, commands, slot, Reason.QTY_INVALID.value)
+    if kind == CommandKind.REDUCE.value:
+        now_open = was_open - min(quantity, was_open)
+        total = filled + now_open
+    elif kind == CommandKind.AMEND.value:
+        total = quantity if quantity > 0 else filled + was_open
+        now_open = total - filled
+    if quantity > t.books[book]["quantity_max"] - (filled if kind == CommandKind.REPLACE.value else 0) and (
+        kind != CommandKind.REDUCE.value
+    ):
+        return refuse(t, reports, commands, slot, Reason.QTY_LIMIT.value)
+    traits = np.int64(t.orders[hand]["traits"])
+    outcome = (traits >> NO_SHIFT) & 1
+    was_price = price_of(t, hand)
+    price = was_price
+    if kind != CommandKind.REDUCE.value and commands[slot]["flags"] & Flag.NO_PRICE.value == 0:
+        price = own_price(t, book, outcome, commands[slot]["price"])
+        if not t.books[book]["low"] <= price <= t.books[book]["high"]:
+            return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE.value)
+        if t.books[book]["checks"] & Check.GRID.value and refusal_of_grid(t, book, price):
+            return refuse(t, reports, commands, slot, Reason.PRICE_NOT_ON_TICK.value)
+    if now_open <= 0:
+        cancel_open(t, reports, hand, position, Reason.NONE.value)
+        return TELLING
+    reprices = price != was_price or (traits & Trait.NO_PRICE.value and commands[slot]["flags"] & Flag.NO_PRICE.value == 0)
+    keeps = kind == CommandKind.REDUCE.value or (
+        kind == CommandKind.AMEND.value and not reprices and now_open <= was_open
     )
-    emit(
-        t,
-        reports,
-        ReportKind.FILL_TAKER.value,
-        side,
-        Reason.NONE.value,
-        0,
-        event,
-        t.cells[Cell.ORDER],
-        t.cells[Cell.ACCOUNT],
-        price,
-        quantity,
-        leaves,
-    )
+    if traits & NOT_PLAIN and not keeps:
+        return replace_special(t, reports, commands, slot, hand, price, now_open)
+    side = np.int64(t.levels[t.orders[hand]["level"]]["side"])
+    if price != was_price and t.books[book]["kind"] != LevelKind.LADDER.value and (
+        nodes_needed(t, book, side, price) > nodes_free(t)
+    ):
+        return refuse(t, reports, commands, slot, Reason.POOL_CAPACITY.value)
+    tell_order(t, reports, ReportKind.AMENDED.value, Reason.NONE.value, hand, price, total, now_open)
+    if keeps:
+        if now_open < was_open:
+            shrink(t, hand, now_open)
+        return LINE if t.books[book]["special"] > 0 else TELLING
+    touch_order(t, hand)
+    take_out(t, hand)
+    t.orders[hand]["open"] = now_open
+    best = best_of(t, book, 1 - side)
+    if t.books[book]["special"] == 0 and (best == NIL or beyond(side, t.levels[best]["price"], price)):
+        link_plain(t, book, side, price, hand)
+        touch(t, price, side)
+        return TELLING
+    own = own_price(t, book, outcome, price)
+    flags = outcome * ReportFlag.NO.value
+    account = t.orders[hand]["account"]
+    begin(t, side, price, 1, own, flags, traits, now_open, filled, order, account, hand)
+    return MATCHING if t.books[book]["special"] == 0 else TRADING
 
 
 @leaf
@@ -267,57 +254,57 @@ def match(t, reports):
     book = t.cells[Cell.BOOK]
     side = t.cells[Cell.SIDE]
     limit = t.cells[Cell.LIMIT]
+    account = t.cells[Cell.ACCOUNT]
+    prevents = t.cells[Cell.TRAITS] & Trait.SELF_TRADE.value
     left = t.cells[Cell.OPEN]
-    level = best_against(t, book, side)
-    while left > 0 and level != NIL and better_or_equal(side, level, limit):
+    filled = t.cells[Cell.FILLED] + left
+    level = best_of(t, book, 1 - side)
+    stage = MATCHING
+    while left > 0 and level != NIL:
+        price = t.levels[level]["price"]
+        if beyond(side, price, limit):
+            break
+        maker = np.int64(t.levels[level]["head"])
+        if prevents != 0 and t.orders[maker]["account"] == account:
+            stage = TRADING  # the special path knows what to do
+            break
         if not room(t):
-            t.cells[Cell.FILLED] += t.cells[Cell.OPEN] - left
-            t.cells[Cell.OPEN] = left
-            return MATCHING
-        touch(t, level, 1 - side)
-        maker = t.levels[level]["head"]
+            stage = DONE  # for now
+            break
+        touch(t, price, 1 - side)
         quantity = min(left, t.orders[maker]["open"])
         left -= quantity
-        t.orders[maker]["open"] -= quantity
-        t.details[maker]["filled"] += quantity
+        maker_open = t.orders[maker]["open"] - quantity
+        t.orders[maker]["open"] = maker_open
+        t.orders[maker]["shown"] = maker_open
+        t.orders[maker]["filled"] += quantity
         t.levels[level]["quantity"] -= quantity
-        fill(t, reports, book, side, level, maker, quantity, left)
-        if t.orders[maker]["open"] == 0:
-            remove(t, maker, find_order(t, book, t.orders[maker]["id"]))
-            level = best_against(t, book, side)
-    t.cells[Cell.FILLED] += t.cells[Cell.OPEN] - left
+        t.books[book]["last"] = price
+        tell_fill(t, reports, book, side, price, maker, quantity, maker_open, left)
+        if maker_open == 0:
+            remove(t, maker, position_of(t, maker))
+            level = best_of(t, book, 1 - side)
+    t.cells[Cell.FILLED] = filled - left
     t.cells[Cell.OPEN] = left
-    if left == 0:
-        return TELLING
-    if not room(t):
+    if stage == TRADING:
+        return TRADING
+    if stage == DONE or not room(t):
         return MATCHING
-    price_level = t.cells[Cell.PRICE_LEVEL]
-    if price_level != NIL:
-        rest(
-            t,
-            book,
-            side,
-            price_level,
-            t.cells[Cell.ORDER],
-            t.cells[Cell.ACCOUNT],
-            left,
-            t.cells[Cell.FILLED],
-        )
-        if t.cells[Cell.TOUCHED] == 0 or t.touched[0] != price_level * 2 + side:
-            touch(t, price_level, side)
+    hand = t.cells[Cell.HAND]
+    if left > 0 and t.cells[Cell.RESTS] != 0:
+        if hand == NIL:
+            order = t.cells[Cell.ORDER]
+            fingerprint = index.fingerprint_of(book, order)
+            hand = new_order(t, book, order, account, left, filled - left, t.cells[Cell.TRAITS], fingerprint)
+        else:
+            t.orders[hand]["open"] = left
+            t.orders[hand]["filled"] = filled - left
+        link_plain(t, book, side, limit, hand)
+        touch(t, limit, side)
         return TELLING
-    emit(
-        t,
-        reports,
-        ReportKind.CANCELED.value,
-        side,
-        Reason.IOC_REMAINDER.value,
-        t.cells[Cell.FLAGS],
-        t.books[book]["event"],
-        t.cells[Cell.ORDER],
-        t.cells[Cell.ACCOUNT],
-        t.cells[Cell.PRICE],
-        left,
-        0,
-    )
+    if hand != NIL:
+        close_order(t, hand, position_of(t, hand))
+    if left > 0:
+        lapse = Reason.IOC_REMAINDER.value
+        tell_taker(t, reports, ReportKind.CANCELED.value, lapse, 0, t.cells[Cell.PRICE], left, 0)
     return TELLING

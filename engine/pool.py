@@ -1,5 +1,5 @@
 """
-Preallocated pools: order slots, and runs of price levels.
+Preallocated pools: order slots, and runs of price levels of ladders. (Nodes of skip lists: skiplist.py.)
 
 Order slots are a stack: the slot given back last is taken next, so it is still in the cache. Runs of
 levels come in powers of two from 64 up; a run is taken from the free list of its size, else from fresh
@@ -8,7 +8,7 @@ each other's runs for ever, and a shard whose events change their range for wide
 `limits.levels` sized for both.
 
 Fast here because both are a handful of instructions and touch one record. Slow nowhere; what can go wrong
-is running out, which is a status and becomes a BOOK_CAPACITY reject.
+is running out, which the caller sees beforehand and which becomes a POOL_CAPACITY or BOOK_CAPACITY reject.
 """
 
 from ringpit.engine.kernels import leaf
@@ -29,7 +29,6 @@ def take_order(t):
 def give_order(t, slot):
     """Give an order slot back. Cannot fail."""
     t.orders[slot]["next"] = t.cells[Cell.ORDERS_FREE]
-    t.orders[slot]["previous"] = NIL
     t.orders[slot]["level"] = NIL
     t.cells[Cell.ORDERS_FREE] = slot
     t.cells[Cell.ORDERS_USED] -= 1
@@ -68,7 +67,7 @@ def take_run(t, bits):
     if first != NIL:
         return first
     first = t.cells[Cell.LEVELS_USED]
-    if first + (1 << bits) <= t.levels.shape[0]:
+    if first + (1 << bits) <= t.levels.shape[0] - t.nodes.shape[0]:
         t.cells[Cell.LEVELS_USED] = first + (1 << bits)
         return first
     for larger in range(bits + 1, RUN_BITS_MAX + 1):

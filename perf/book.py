@@ -143,6 +143,7 @@ class Runner:
                 self.ring,
                 self.out,
                 self.out + REPORT_SLOTS,
+                1,
             )
             self.seq += reached - at
             at = reached

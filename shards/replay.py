@@ -82,6 +82,7 @@ class Replay:
                 self._ring,
                 out,
                 int(self._words[HEAD]) + REPORT_SLOTS,
+                1,
             )
             self._seq += reached - done
             done = reached

@@ -193,6 +193,7 @@ def match_run(t, w):
         w.output,
         out,
         out + max(room, 0),
+        1,
     )
     w.own[Own.SEQ] += reached - at
     w.own[Own.RUN_AT] = reached

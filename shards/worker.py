@@ -81,6 +81,7 @@ class Replay:
                 self._reports,
                 0,
                 len(self._reports),
+                1,
             )
             self._next_seq += reached - done
             done = reached
