@@ -93,6 +93,13 @@ def named(record: Any) -> Any:
     return make(*np.frombuffer(record.tobytes(), dtype)[0].item())
 
 
+def record_array(records: Iterable[Any]) -> np.ndarray:
+    """Named tuples of all kinds as the one COMMAND array that the engine takes."""
+    dtypes = {Command: COMMAND, **dict(KINDS.values())}
+    parts = [np.array([tuple(record)], dtypes[type(record)]).view(COMMAND) for record in records]
+    return np.concatenate(parts) if parts else np.zeros(0, COMMAND)
+
+
 def report_tuples(reports: np.ndarray) -> list[Any]:
     """
     The engine's REPORT array as the tuples that this exchange returns.
