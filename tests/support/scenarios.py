@@ -12,7 +12,7 @@ A scenario is a text file of blocks. Each begins with a word in the first column
     when    buy 2 @ 52 ioc #9            commands, one a line
     then    accept 2 @ 52 #9             all their reports, one a line; a fill is one line for its two reports
             fill 2 @ 52 maker #1 taker #9
-    told    ask 52 shows 5               the LEVEL reports among them; only looked at where they are written down
+    told    ask 52 shows 5               the LEVEL reports among them, or `nothing`; only looked at where they are written down
     book    bid     | ticks | ask        what rests now; or the word `empty`
                     |    52 | 2#1 3#2
             5#3     |    50 |
@@ -36,6 +36,7 @@ for each id. `when` without `then` compares nothing by itself. The words of a co
 
 import re
 from collections.abc import Callable, Iterator
+from difflib import ndiff
 from typing import Any, Final
 
 from ringpit.engine.codes import (
@@ -362,15 +363,20 @@ class Player:
     def compare(self, word: str, lines: list[str]) -> None:
         """Raise AssertionError if a block says something else than what is; ValueError if there is no such block."""
         if word == "then":
-            assert [each for line in lines for each in expanded(line)] == spoken(self.reports)
+            agree(word, [each for line in lines for each in expanded(line)], spoken(self.reports))
         elif word == "told":
-            assert lines == told(self.reports)
+            agree(word, [] if lines == ["nothing"] else lines, told(self.reports))
         elif word == "book":
-            assert ladder_of(lines) == self.book()
+            agree(word, [placing(row) for row in ladder_of(lines)], [placing(row) for row in self.book()])
         elif word == "waiting":
-            assert ([] if lines == ["nothing"] else lines) == self.waiting()
+            agree(word, [] if lines == ["nothing"] else lines, self.waiting())
         else:
             raise ValueError(f"a scenario has no block {word!r}")
+
+
+def agree(word: str, drawn: list[str], happened: list[str]) -> None:
+    """Raise AssertionError with both, side by side, unless what a block says is what happened."""
+    assert drawn == happened, f"{word}: - as drawn, + as it is\n" + "\n".join(ndiff(drawn, happened))
 
 
 def play(text: str, make: Callable[..., NaiveExchange | Exchange], levels: LevelKind = LevelKind.AUTO) -> int:
