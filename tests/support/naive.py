@@ -95,9 +95,12 @@ def named(record: Any) -> Any:
 
 def record_array(records: Iterable[Any]) -> np.ndarray:
     """Named tuples of all kinds as the one COMMAND array that the engine takes."""
-    dtypes = {Command: COMMAND, **dict(KINDS.values())}
-    parts = [np.array([tuple(record)], dtypes[type(record)]).view(COMMAND) for record in records]
-    return np.concatenate(parts) if parts else np.zeros(0, COMMAND)
+    rows = list(records)
+    array = np.zeros(len(rows), COMMAND)
+    for make, dtype in ((Command, COMMAND), *KINDS.values()):
+        places = [place for place, row in enumerate(rows) if type(row) is make]
+        array.view(dtype)[places] = np.array([tuple(rows[place]) for place in places], dtype)
+    return array
 
 
 def report_tuples(reports: np.ndarray) -> list[Any]:
@@ -486,7 +489,7 @@ class NaiveExchange:
 
     def _trigger(self, book: Event, order: Order) -> None:
         """A stop becomes an order like others."""
-        order.is_stop = False
+        order.is_stop = order.is_triggered = False
         self._report(
             ReportKind.TRIGGERED, side=order.own_side, flags=report_flags(order) & ~ReportFlag.NO_PRICE, event=book.event,
             order=order.order, account=order.account, price=order.own_price(order.trigger), quantity=order.open,
