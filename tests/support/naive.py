@@ -528,8 +528,9 @@ class NaiveExchange:
     ) -> None:
         """Report lots traded or prevented, in the order's own terms."""
         self._report(
-            kind, side=order.own_side, flags=report_flags(order) & ~ReportFlag.NO_PRICE | flags, event=book.event,
-            order=order.order, account=order.account, price=order.own_price(price), quantity=lots, leaves=order.open,
+            kind, side=order.own_side, reason=Reason.SELF_TRADE if kind == ReportKind.PREVENTED else Reason.NONE,
+            flags=report_flags(order) & ~ReportFlag.NO_PRICE | flags, event=book.event, order=order.order,
+            account=order.account, price=order.own_price(price), quantity=lots, leaves=order.open,
         )  # fmt: skip
 
     def _amended(self, book: Event, order: Order) -> None:
