@@ -194,6 +194,15 @@ def drain_process(names: tuple[str, str], core: int | None, pipe: Connection) ->
                 pipe.send_bytes(kept[: int(drainer.cells[COUNT]) * WORDS].data)
 
 
+def require_two_cores() -> None:
+    """Raise CannotMeasureError with fewer than two cores."""
+    if len(cores()) < 2:
+        raise CannotMeasureError(
+            f"matching and draining need a core each, this process may use {len(cores())} of the machine's: "
+            "give it 2 (taskset, cpuset), or measure the engine alone: python -m ringpit.perf book"
+        )
+
+
 class Handoff:
     """
     The matching end: this process. A context manager; the drainer is started with it and ends with it.
@@ -203,11 +212,7 @@ class Handoff:
 
     def __init__(self) -> None:
         """Make ring and drainer, wait until it is ready, and pin this process."""
-        if len(cores()) < 2:
-            raise CannotMeasureError(
-                f"matching and draining need a core each, this process may use {len(cores())} of the machine's: "
-                "give it 2 (taskset, cpuset), or measure the engine alone: python -m ringpit.perf book"
-            )
+        require_two_cores()
         matching_core, draining_core = cores_for(2)
         pin(matching_core)
         prefix = f"ringpit-perf-{os.getpid()}"

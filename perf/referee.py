@@ -22,26 +22,34 @@ nothing was published), strict_mps, prefetch_mps, and the medians of the yardsti
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
-from ringpit.engine.codes import CommandKind, LevelKind, OrderType, ReportKind, TimeInForce
+from ringpit.engine.codes import CommandKind, LevelKind, OrderType, TimeInForce
 from ringpit.engine.limits import Limits
-from ringpit.engine.records import COMMAND, MARKER, REPORT
-from ringpit.engine.tables import Tables, allocate
-from ringpit.perf import referee_flow
-from ringpit.perf.handoff import PREFETCH, STRICT, Handoff, Run, process
-from ringpit.perf.harness import FactsDifferError, benchmark, positive
-from ringpit.perf.referee_flow import CANCEL, NEW, ORDERS, SCENARIOS, SEED, Messages, alive_max, messages
+from ringpit.engine.records import COMMAND
+from ringpit.perf.handoff import require_two_cores
+from ringpit.perf.harness import benchmark, positive
+from ringpit.perf.referee_flow import (
+    CANCEL,
+    MODIFY,
+    NEW,
+    ORDERS,
+    SCENARIOS,
+    SEED,
+    Messages,
+    alive_max,
+    messages,
+)
 from ringpit.perf.referee_lines import digest
 from ringpit.perf.referee_oracle import PUBLISHED
+from ringpit.perf.stage import LEVELS, Book, Staged, creations, measure_both, power_of_two_above, staged
 
-LEVELS: Final = {"ladder": LevelKind.LADDER, "skiplist": LevelKind.SKIP_LIST}
 KINDS: Final = {
     NEW: CommandKind.NEW,
     CANCEL: CommandKind.CANCEL,
-    referee_flow.MODIFY: CommandKind.REPLACE,
+    MODIFY: CommandKind.REPLACE,
 }
 EVENT: Final = 1
 ACCOUNT: Final = 1
@@ -51,8 +59,8 @@ POOL_MIN: Final = 1 << 12  # of orders and levels
 def encode(flow: Messages) -> np.ndarray:
     """COMMAND array whose length is a power of two; message i lies in slot i."""
     count = len(flow.kind)
-    commands = np.zeros(power_of_two_above(count), COMMAND)
-    rows = commands[:count]
+    slots = np.zeros(power_of_two_above(count), COMMAND)
+    rows = slots[:count]
     kinds = np.zeros(len(KINDS), np.int8)
     kinds[list(KINDS)] = [int(kind) for kind in KINDS.values()]
     rows["kind"] = kinds[flow.kind]
@@ -65,53 +73,7 @@ def encode(flow: Messages) -> np.ndarray:
     asks_price = flow.kind != CANCEL
     rows["price"] = np.where(asks_price, flow.price, 0)
     rows["quantity"] = np.where(asks_price, flow.quantity, 0)
-    return commands
-
-
-def creation(high: int, levels: LevelKind) -> np.ndarray:
-    """COMMAND array of the one event, with prices from 1 to `high`."""
-    commands = np.zeros(1, COMMAND)
-    commands["kind"] = CommandKind.CREATE_EVENT
-    commands["order_type"] = levels
-    commands["event"] = EVENT
-    commands["order"] = 1  # unit of a tick
-    commands["price"], commands["quantity"] = 1, high
-    return commands
-
-
-def power_of_two_above(count: int) -> int:
-    """The smallest power of two that is larger."""
-    return 1 << count.bit_length()
-
-
-class Book:
-    """
-    Tables of a shard with events, which can be put back to how they were before anything was matched.
-
-    Args:
-        limits: Sizes.
-        created: COMMAND array of a power of two CREATE_EVENTs.
-
-    Raises RuntimeError if the engine refuses one.
-    """
-
-    def __init__(self, limits: Limits, created: np.ndarray) -> None:
-        """Allocate and create."""
-        tables = allocate(limits)
-        reports = np.zeros(power_of_two_above(len(created) + 16), REPORT)
-        _, out = process(
-            tables, created, created.view(MARKER), 0, len(created), 0, reports, 0, len(reports), STRICT
-        )
-        if out != len(created) or (reports["kind"][:out] != ReportKind.EVENT_CREATED).any():
-            raise RuntimeError(f"the events of the benchmark must be created, reports were {reports[:out]}")
-        self.tables = tables
-        self._clean = [array.copy() for array in tables]
-
-    def reset(self) -> Tables:
-        """The tables as they were after the creation, every page touched."""
-        for array, clean in zip(self.tables, self._clean, strict=True):
-            np.copyto(array, clean)
-        return self.tables
+    return slots
 
 
 def book_for(flow: Messages, levels: LevelKind) -> Book:
@@ -123,42 +85,26 @@ def book_for(flow: Messages, levels: LevelKind) -> Book:
         levels=max(high + 1 if levels == LevelKind.LADDER else 0, POOL_MIN),
         keys=1 << 6,
     )
-    return Book(limits, creation(high, levels))
-
-
-class Staged(NamedTuple):
-    """What all repeats of a scenario share."""
-
-    handoff: Handoff
-    book: Book
-    commands: np.ndarray
-    facts: dict[str, object]  # and `checksum`, which every timed run must reach
-
-    def run(self, ahead: int, keep_max: int = 0) -> Run:
-        """Everything once, from an empty book."""
-        count = int(self.facts["messages"])  # type: ignore[call-overload]  # a fact is an object
-        return self.handoff.run(self.book.reset(), self.commands, count, ahead, keep_max)
+    return Book(limits, creations(1, 1, high, 0, levels))
 
 
 @contextmanager
 def stage(arguments: argparse.Namespace) -> Iterator[Staged]:
-    """Draw the flow, start the drainer, compile, and run once with every report kept."""
-    with Handoff() as handoff:
-        flow = messages(arguments.scenario, seed=arguments.seed, orders=arguments.orders)
-        count = len(flow.kind)
-        book = book_for(flow, LEVELS[arguments.levels])
-        staged = Staged(handoff, book, encode(flow), {"messages": count})
-        handoff.warm_up(book.reset())
-        kept = staged.run(STRICT, keep_max=3 * count)  # two fills a message at most, on average, and its answer
-        sha256 = digest(kept.kept, flow)
-        published = (arguments.seed, arguments.orders) == (SEED, ORDERS) and arguments.scenario in PUBLISHED
-        staged.facts.update(
-            reports=kept.reports,
-            sha256=sha256,
-            published_match=sha256 == PUBLISHED[arguments.scenario] if published else None,
-            checksum=kept.checksum,
-        )
-        yield staged
+    """Draw the flow, and run it once with every report kept and hashed."""
+    require_two_cores()
+    flow = messages(arguments.scenario, seed=arguments.seed, orders=arguments.orders)
+    published = (arguments.seed, arguments.orders) == (SEED, ORDERS) and arguments.scenario in PUBLISHED
+
+    def facts_of(reports: np.ndarray) -> dict[str, object]:
+        sha256 = digest(reports, flow)
+        return {
+            "sha256": sha256,
+            "published_match": sha256 == PUBLISHED[arguments.scenario] if published else None,
+        }
+
+    book = book_for(flow, LEVELS[arguments.levels])
+    with staged(book, encode(flow), len(flow.kind), facts_of) as everything:
+        yield everything
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -198,13 +144,4 @@ def line_of(record: dict) -> dict:
 )
 def measure(_arguments: argparse.Namespace, staged: Staged) -> dict[str, object]:
     """A strict run and one with prefetching."""
-    figures: dict[str, object] = {}
-    for name, ahead in (("strict_mps", STRICT), ("prefetch_mps", PREFETCH)):
-        run = staged.run(ahead)
-        for fact, told in (("checksum", run.checksum), ("reports", run.reports)):
-            if told != staged.facts[fact]:
-                raise FactsDifferError(
-                    f"{fact} of a timed run must be that of the kept run, {staged.facts[fact]}, was {told}"
-                )
-        figures[name] = int(staged.facts["messages"]) / run.seconds / 1e6  # type: ignore[call-overload]  # as above
-    return figures | staged.facts
+    return measure_both(staged)
