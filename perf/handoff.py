@@ -27,6 +27,7 @@ import inspect
 import multiprocessing
 import os
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -49,6 +50,7 @@ ROOM: Final = 1 << 10  # free slots that a batch is not begun without
 DRAIN_BATCH: Final = 512  # reports between two releases of the head
 POLLS_MAX: Final = 1_000_000  # idle polls before a kernel comes back to Python
 START_SECONDS: Final = 120
+STOP_SECONDS: Final = 10
 WORDS: Final = RECORD_BYTES // 8  # int64 of a report
 STRICT, PREFETCH = range(2)  # `ahead` of the engine
 
@@ -226,9 +228,10 @@ class Handoff:
         self._child: Any = spawn.Process(target=drain_process, args=(names, draining_core, theirs), daemon=True)
         self._child.start()
         theirs.close()  # so that reading ends if the drainer does
-        if not self._pipe.poll(START_SECONDS) or self._pipe.recv() != "ready":
+        if not self._is_ready():
+            code = self._child.exitcode
             self.close()
-            raise RuntimeError(f"the drainer did not get ready within {START_SECONDS} s")
+            raise RuntimeError(f"the drainer did not get ready within {START_SECONDS} s, exit code {code}")
 
     def run(self, t: Tables, commands: np.ndarray, count: int, ahead: int = STRICT, keep_max: int = 0) -> Run:
         """
@@ -242,12 +245,13 @@ class Handoff:
         """
         self._runs += 1
         self._matcher.store("end", -1)
-        self._pipe.send((self._runs, keep_max))
+        with suppress(OSError):  # if it is dead, `_check` says so
+            self._pipe.send((self._runs, keep_max))
         idle = Idle("sleep")
         while self._drainer.load("begun") != self._runs:
             self._check()
             idle(0)
-        reached = (commands, commands.view(MARKER))
+        records = (commands, commands.view(MARKER))
         where = (
             self._matcher.region("slots"),
             self._matcher.cells,
@@ -258,7 +262,7 @@ class Handoff:
         position, drained = 0, False
         began_ns = time.perf_counter_ns()
         while not drained:
-            position, drained = match_all(t, *reached, position, count, ahead, *where)
+            position, drained = match_all(t, *records, position, count, ahead, *where)
             if not drained:
                 self._check()
         seconds = (time.perf_counter_ns() - began_ns) / 1e9
@@ -272,13 +276,23 @@ class Handoff:
 
     def close(self) -> None:
         """End the drainer and remove the ring."""
-        if self._child.is_alive():
+        with suppress(OSError):  # it may be dead
             self._pipe.send(None)
+        self._child.join(STOP_SECONDS)
+        if self._child.is_alive():  # in the middle of a run that will not end
+            self._child.kill()
             self._child.join()
         self._pipe.close()
         for segment in (self._matcher, self._drainer):
             segment.close()
             segment.unlink()
+
+    def _is_ready(self) -> bool:
+        """Wait until the drainer has compiled its kernel; False if it died or takes too long."""
+        try:
+            return bool(self._pipe.poll(START_SECONDS) and self._pipe.recv() == "ready")
+        except EOFError:
+            return False
 
     def _check(self) -> None:
         """RuntimeError if the drainer is dead."""

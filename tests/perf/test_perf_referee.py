@@ -9,9 +9,10 @@ from ringpit.engine.codes import ReportKind
 from ringpit.engine.records import REPORT
 from ringpit.perf import __main__ as command_line
 from ringpit.perf import handoff, harness, referee
-from ringpit.perf.referee_flow import SCENARIOS, messages
+from ringpit.perf.referee_flow import PUBLISHED_MESSAGES, SCENARIOS, messages
 from ringpit.perf.referee_lines import lines_of
-from ringpit.perf.referee_oracle import digest, play
+from ringpit.perf.referee_oracle import PUBLISHED, digest, play
+from ringpit.perf.stage import LEVELS
 
 ORDERS = 5_000
 KEYS = [
@@ -37,7 +38,7 @@ def run(capsys, tmp_path, *argv):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("levels", list(referee.LEVELS))
+@pytest.mark.parametrize("levels", list(LEVELS))
 def test_the_engine_gives_the_oracles_reports_in_every_scenario(capsys, tmp_path, levels):
     """One object a scenario, with the SHA-256 that the oracle has for the same flow."""
     status, told, _ = run(capsys, tmp_path, "--seed", "5", "--levels", levels)
@@ -51,6 +52,42 @@ def test_the_engine_gives_the_oracles_reports_in_every_scenario(capsys, tmp_path
         assert digest(play(flow).text()) == one["sha256"]
         assert one["published_match"] is None
         assert min(one["strict_mps"], one["prefetch_mps"], *one["yardsticks"].values()) > 0
+
+
+def check_published(capsys, tmp_path, *argv):
+    """Every scenario that was asked for, at full size, with the published hash where there is one."""
+    argv = ["referee", "--repeat", "1", "--json", "--results", str(tmp_path / "referee.jsonl"), *argv]
+    assert 0 == command_line.main(argv)
+    for one in map(json.loads, capsys.readouterr().out.splitlines()):
+        assert PUBLISHED_MESSAGES == one["messages"]
+        assert (one["scenario"] in PUBLISHED or None) == one["published_match"]
+        assert PUBLISHED.get(one["scenario"], one["sha256"]) == one["sha256"]
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("levels", list(LEVELS))
+def test_the_engine_gives_the_published_hash_of_a_scenario(capsys, tmp_path, levels):
+    """One of the five, on either structure; all are in the long tests."""
+    check_published(capsys, tmp_path, "--scenario", "swing-25", "--levels", levels)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("levels", list(LEVELS))
+def test_the_engine_gives_all_published_hashes(capsys, tmp_path, levels):
+    """All five, on either structure."""
+    check_published(capsys, tmp_path, "--levels", levels)
+
+
+@pytest.mark.compiled
+def test_a_drainer_that_dies_is_told():
+    """A run that nobody drains ends with a sentence, and leaves nothing behind."""
+    flow = messages("static", orders=ORDERS)
+    book = referee.book_for(flow, LEVELS["ladder"])
+    with handoff.Handoff() as halves:
+        halves._child.kill()
+        halves._child.join()
+        with pytest.raises(RuntimeError, match="the drainer ended with exit code -9"):
+            halves.run(book.reset(), referee.encode(flow), len(flow.kind))
 
 
 @pytest.mark.compiled
