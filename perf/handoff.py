@@ -23,7 +23,6 @@ Invariants:
     H2  `done` is set to the number of a run after its checksum and count are written
 """
 
-import inspect
 import multiprocessing
 import os
 import time
@@ -34,8 +33,8 @@ from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 
-from ringpit.engine import machine
-from ringpit.engine.kernels import kernel, leaf
+from ringpit.engine.kernels import kernel
+from ringpit.engine.machine import process
 from ringpit.engine.records import COMMAND, MARKER, RECORD_BYTES, REPORT
 from ringpit.engine.tables import Tables
 from ringpit.ipc.atomics import load_acquire, load_cell, store_release
@@ -72,16 +71,6 @@ MIX: Final = (
     -2401053089206453657,
     4354685564936845355,
 )
-
-_process: Any = getattr(machine.process, "py_func", machine.process)
-if "ahead" in inspect.signature(_process).parameters:
-    process = machine.process
-else:
-
-    @leaf
-    def process(t, commands, markers, begin_at, end_at, seq, reports, out, out_limit, _ahead):
-        """An engine that cannot look ahead: strict whatever is asked."""
-        return machine.process(t, commands, markers, begin_at, end_at, seq, reports, out, out_limit)
 
 
 class Run(NamedTuple):

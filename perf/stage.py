@@ -16,9 +16,10 @@ import numpy as np
 
 from ringpit.engine.codes import CommandKind, LevelKind, ReportKind
 from ringpit.engine.limits import Limits
+from ringpit.engine.machine import process
 from ringpit.engine.records import COMMAND, MARKER, REPORT
 from ringpit.engine.tables import Tables, allocate
-from ringpit.perf.handoff import PREFETCH, STRICT, Handoff, Run, process
+from ringpit.perf.handoff import PREFETCH, STRICT, Handoff, Run
 from ringpit.perf.harness import FactsDifferError
 
 LEVELS: Final = {"ladder": LevelKind.LADDER, "skiplist": LevelKind.SKIP_LIST}
