@@ -43,7 +43,7 @@ def parser_of_all() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """List or run. Exit 0 done, 1 facts differ between repeats, 2 unknown benchmark or option."""
+    """List or run. Exit 0 done, 1 facts differ between repeats, 2 unknown benchmark or option, 3 not on this machine."""
     discover()
     arguments = parser_of_all().parse_args(argv)
     if arguments.benchmark is None:
@@ -52,17 +52,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     chosen = harness.BENCHMARKS[arguments.benchmark]
     try:
-        record = harness.run(chosen, arguments, arguments.repeat)
+        for case in [arguments] if chosen.cases is None else chosen.cases(arguments):
+            tell(chosen, harness.run(chosen, case, arguments.repeat), arguments)
     except harness.FactsDifferError as error:
         print(f"{chosen.name}: {error}", file=sys.stderr)
         return 1
+    except harness.CannotMeasureError as error:
+        print(f"{chosen.name}: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+def tell(chosen: harness.Benchmark, record: dict, arguments: argparse.Namespace) -> None:
+    """Write a record to the results file and print what was asked for."""
     results = arguments.results or harness.RESULTS_FOLDER / f"{chosen.name}.jsonl"
     harness.append_to(results, record)
+    if arguments.json and chosen.line is not None:
+        print(json.dumps(chosen.line(record)), flush=True)
+        return
     print(harness.text_of(record))
-    print(f"written    {results}")
+    print(f"written    {results}", flush=True)
     if arguments.json:
-        print(json.dumps(record, default=str))
-    return 0
+        print(json.dumps(record, default=str), flush=True)
 
 
 if __name__ == "__main__":

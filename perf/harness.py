@@ -8,6 +8,9 @@ must be the same in every repeat, else the run fails, because a fast program tha
     @benchmark("ring", "64-byte records between two processes", options=add_options)
     def measure(arguments: argparse.Namespace) -> dict[str, object]: ...
 
+What takes long to set up and serves all repeats is a *stage*: a context manager over the arguments, whose
+result `measure` gets as its second argument. A benchmark of several *cases* makes a record of each.
+
 Machines differ and are noisy, so two yardsticks run beside each measurement, in the same second: the rate of a memory
 copy and the time of one step of a dependent pointer chase. Compare figures of two machines, or of two days, as
 multiples of a yardstick. Each run prints what it is and appends one JSON line to a file.
@@ -21,7 +24,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,12 +44,19 @@ COPY_BYTES: Final = 64 << 20  # more than caches of one core hold
 CHASE_CELLS: Final = 1 << 22  # 32 MiB of 8-byte cells
 CHASE_STEPS: Final = 500_000
 
-Measure = Callable[[argparse.Namespace], dict[str, object]]
+Measure = Callable[..., dict[str, object]]
 Options = Callable[[argparse.ArgumentParser], None]
+Stage = Callable[[argparse.Namespace], AbstractContextManager]
+Cases = Callable[[argparse.Namespace], list[argparse.Namespace]]
+Line = Callable[[dict], dict]
 
 
 class FactsDifferError(Exception):
     """A fact was not the same in two repeats: what was measured cannot be trusted."""
+
+
+class CannotMeasureError(Exception):
+    """This machine cannot run the benchmark as it is meant. The sentence says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +66,25 @@ class Benchmark:
     name: str
     workload: str
     measure: Measure
-    options: Options | None
-    warm_ups: int
+    options: Options | None = None
+    warm_ups: int = 1
+    stage: Stage | None = None
+    cases: Cases | None = None
+    line: Line | None = None
 
 
 BENCHMARKS: Final[dict[str, Benchmark]] = {}
 
 
 def benchmark(
-    name: str, workload: str, *, options: Options | None = None, warm_ups: int = 1
+    name: str,
+    workload: str,
+    *,
+    options: Options | None = None,
+    warm_ups: int = 1,
+    stage: Stage | None = None,
+    cases: Cases | None = None,
+    line: Line | None = None,
 ) -> Callable[[Measure], Measure]:
     """
     Register the function below as a benchmark.
@@ -74,6 +94,9 @@ def benchmark(
         workload: One sentence: what is done, how often, to what.
         options: Adds the benchmark's own options to its argument parser.
         warm_ups: Measurements made first and thrown away (compilation, page faults).
+        stage: What all repeats of a case share; entered once, given to `measure` behind the arguments.
+        cases: The arguments of each case that the arguments ask for; without it they are the only case.
+        line: What --json prints of a record, instead of all of it and of the text.
 
     Raises:
         ValueError: The name is taken.
@@ -82,7 +105,7 @@ def benchmark(
     def register(measure: Measure) -> Measure:
         if name in BENCHMARKS:
             raise ValueError(f"benchmark {name} is registered twice: choose another name")
-        BENCHMARKS[name] = Benchmark(name, workload, measure, options, warm_ups)
+        BENCHMARKS[name] = Benchmark(name, workload, measure, options, warm_ups, stage, cases, line)
         return measure
 
     return register
@@ -94,18 +117,21 @@ def run(chosen: Benchmark, arguments: argparse.Namespace, repeat: int = REPEAT) 
 
     Raises:
         FactsDifferError: A fact was not the same each time.
+        CannotMeasureError: The machine lacks what the benchmark needs.
     """
     described = machine()
-    for _ in range(chosen.warm_ups):
-        with affinity_restored():
-            chosen.measure(arguments)
     measured, yardsticks = [], []
-    for _ in range(repeat):
-        yardsticks.append(
-            {"memory_copy_gb_per_s": memory_copy_gb_per_s(), "pointer_chase_ns": pointer_chase_ns()}
-        )
-        with affinity_restored():
-            measured.append(chosen.measure(arguments))
+    with affinity_restored(), nullcontext() if chosen.stage is None else chosen.stage(arguments) as staged:
+        given = (arguments,) if chosen.stage is None else (arguments, staged)
+        for _ in range(chosen.warm_ups):
+            with affinity_restored():
+                chosen.measure(*given)
+        for _ in range(repeat):
+            yardsticks.append(
+                {"memory_copy_gb_per_s": memory_copy_gb_per_s(), "pointer_chase_ns": pointer_chase_ns()}
+            )
+            with affinity_restored():
+                measured.append(chosen.measure(*given))
     options = {key: value for key, value in vars(arguments).items() if key not in COMMON_OPTIONS}
     return {
         "benchmark": chosen.name,
