@@ -20,7 +20,8 @@ ns), with the words of `WORDS`. Three more lines look at the book:
     waits  40#6 / 90#7                       stops: trigger and order
 
 A case marked `differs` shows what ours does where theirs does something else, and its comment says what and by which
-rule (ARCHITECTURE.md, M1 to M23). Everything runs on a ladder and on a skip list.
+rule (ARCHITECTURE.md, M1 to M23). Everything runs on the naive exchange and on the engine, there on a ladder and on a
+skip list.
 """
 
 import re
@@ -43,13 +44,14 @@ from ringpit.engine.codes import (
     Side,
     TimeInForce,
 )
+from ringpit.engine.digest import RESTING
 from ringpit.engine.exchange import Exchange
 from ringpit.engine.limits import Limits
 from ringpit.engine.records import COMMAND, EXTENSION, MARKER
+from ringpit.testing.naive import NaiveExchange, report_array
 
 PEERS = sorted((Path(__file__).parent / "peers").glob("*.txt"))
 EVENT = 7
-KINDS = (LevelKind.LADDER, LevelKind.SKIP_LIST)
 SKIP_LIST_HIGH = 1 << 20  # prices of a skip list cost nothing
 VERBS = {
     "buy": (CommandKind.NEW, Side.BUY),
@@ -86,6 +88,26 @@ NUMBERS = {
 PRICE = re.compile(r"(?:@|stop) ?(\d+)")
 RANGE = re.compile(r"#(\d+)\.\.(\d+)")
 EXTRA = ("trigger", "trail", "display")  # fields of an EXTENSION
+
+
+class Naive:
+    """The naive exchange with the face of the engine's."""
+
+    def __init__(self, limits):
+        self.exchange = NaiveExchange(limits)
+        self.validate = self.exchange.check
+
+    def submit(self, records):
+        """Apply an array of records; its reports."""
+        return report_array(self.exchange.run(records))
+
+    def resting(self, event):
+        """Return the rows of RESTING."""
+        return np.array([(event, *row) for row in self.exchange.resting(event)], RESTING)
+
+    def depth(self, event, _levels):
+        """Return what is shown, best first."""
+        return self.exchange.depth(event)
 
 
 @dataclass
@@ -243,13 +265,21 @@ def look(word, exchange):
     raise ValueError(f"a case has no line that begins with {word!r}")
 
 
-def play(case, kind):
-    """Play a case on a new exchange whose event has levels of a kind, and return the number of lines compared."""
+def exchange_for(case, how):
+    """Return an exchange with an event that is wide enough: "naive", or the engine on a "ladder" or "skip list"."""
     high = 1 + max(int(price) for line in case.lines for price in PRICE.findall(line) or [100])
-    exchange = Exchange(Limits(events=4, orders=1 << 13, levels=max(4_096, 1 << high.bit_length())))
-    high = SKIP_LIST_HIGH if kind == LevelKind.SKIP_LIST else high
-    created = exchange.command(CommandKind.CREATE_EVENT, EVENT, order=1, quantity=high, order_type=kind)
-    assert ReportKind.EVENT_CREATED == created[0]["kind"]
+    limits = Limits(events=4, orders=1 << 13, levels=max(4_096, 1 << high.bit_length()))
+    exchange = Naive(limits) if how == "naive" else Exchange(limits)
+    create = np.zeros(1, COMMAND)
+    create["kind"], create["event"], create["order"] = CommandKind.CREATE_EVENT, EVENT, 1
+    create["quantity"] = SKIP_LIST_HIGH if how == "skip list" else high
+    create["order_type"] = LevelKind.SKIP_LIST if how == "skip list" else LevelKind.LADDER
+    assert [ReportKind.EVENT_CREATED] == exchange.submit(create)["kind"].tolist()
+    return exchange
+
+
+def play(case, exchange):
+    """Play a case and return the number of lines that were compared."""
     owners = {}
     for line in case.lines:
         word, _, rest = line.partition(" ")
@@ -271,12 +301,11 @@ def play(case, kind):
     return len(case.lines)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name.lower())
+@pytest.mark.parametrize("how", ["naive", "ladder", "skip list"])
 @pytest.mark.parametrize(("peer", "case"), ALL, ids=[f"{peer}: {case.name}" for peer, case in ALL])
-def test_a_peers_case(peer, case, kind):
+def test_a_peers_case(peer, case, how):
     """What a public engine's own test expects happens here too, or differs for the reason that is written there."""
-    assert play(case, kind)
-    assert peer
+    assert play(case, exchange_for(case, how)), peer
 
 
 def test_no_case_was_lost():
