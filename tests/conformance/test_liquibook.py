@@ -7,7 +7,8 @@ was said is compared, at the end two orders sweep each side, so the whole queue 
 Only where the rules are the same. Liquibook's all-or-none orders stand in the book in price-time order and are shown (ours wait
 aside, M19), its market orders and market stops may rest (ours never, M3), its stops are triggered trade by trade (ours after the order
 that is trading, M18), it knows no accounts. A fill-or-kill order that cannot fill is accepted and cancelled there, and refused
-here (M3). `replace` changes what is open by a difference there.
+here (M3). `replace` changes what is open by a difference there. Its book with depth is not used: its depth forgets fills when an
+order is replaced, and then raises.
 
 The wheel is Liquibook's own code behind SWIG; it exists for Linux on x86 only up to Python 3.13, elsewhere this is skipped.
 """
@@ -48,6 +49,7 @@ class Listener(liquibook.OrderListener):
         self.said = []
 
     def on_accept(self, order):
+        order.accept()  # else it does not let itself be replaced
         self.said.append(("accept", order.order_id_))
 
     def on_reject(self, order, _reason):
@@ -78,7 +80,7 @@ class Pair:
         created = self.exchange.create_event(EVENT, 1, 199, 0)
         assert ReportKind.EVENT_CREATED == created[0]["kind"]
         self.listener = Listener()
-        self.book = liquibook.DepthOrderBook()
+        self.book = liquibook.liquibook_book_OrderBook()
         self.book.set_symbol("X")
         self.book.set_order_listener(self.listener)
         self.orders = {}  # Liquibook keeps pointers to them, so all must live
