@@ -29,7 +29,7 @@ SPECIFICATION.loader.exec_module(ADAPTER)
 
 INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 SEED = 42
-TRACES = 2 if INTERPRETED else 12
+TRACES = 2 if INTERPRETED else 8
 EVENTS = 200  # below 176 a trace may end before the generator's probe of priority
 SOAK_TRACES = 300
 SOAK_EVENTS = 500
@@ -55,9 +55,17 @@ def name_of(profile):
     return getattr(profile, "name", profile)
 
 
+class Checked(ADAPTER.Candidate):
+    """An exchange whose invariants are checked at the end of its trace."""
+
+    def close(self):
+        """Check them."""
+        self.exchange.validate()
+
+
 def candidate(verbs):
     """Return a factory of exchanges in this process."""
-    return partial(ADAPTER.Candidate, verbs=verbs)
+    return partial(Checked, verbs=verbs)
 
 
 def shown(campaign):
