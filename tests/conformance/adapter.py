@@ -63,6 +63,7 @@ from ringpit.engine.codes import (
     BOTH_SIDES,
     CommandKind,
     Flag,
+    LevelKind,
     Queue,
     Reason,
     ReportKind,
@@ -108,15 +109,18 @@ def lots_of(quantity: float) -> int:
 
 
 class Candidate:
-    """An exchange as Tracebook's `EngineAdapter`. `verbs` is "own" or "composed"."""
+    """An exchange as Tracebook's `EngineAdapter`. `verbs` is "own" or "composed"; `levels` is how books keep theirs."""
 
     metadata = EngineMetadata("ringpit", f"rules-{RULES_VERSION}", "Python")
 
-    def __init__(self, config: ConformanceConfig, verbs: str = "own") -> None:
+    def __init__(
+        self, config: ConformanceConfig, verbs: str = "own", levels: LevelKind = LevelKind.LADDER
+    ) -> None:
         if config.matching_algorithm != "fifo":
             raise ValueError(f"matching_algorithm must be fifo, was {config.matching_algorithm}")
         self.config = config
         self.verbs = verbs
+        self.levels = levels
         self.exchange = Exchange(LIMITS)
         self.events: dict[str, int] = {}
         self.owners: dict[tuple[str, int], int] = {}  # who sent an order in last
@@ -126,7 +130,15 @@ class Candidate:
     def event_of(self, symbol: str) -> int:
         """The event of a symbol, created if there is none."""
         if symbol not in self.events:
-            reports = self.exchange.create_event(len(self.events) + 1, 1, HIGH, PAYOUT)
+            reports = self.exchange.command(
+                CommandKind.CREATE_EVENT,
+                len(self.events) + 1,
+                price=1,
+                quantity=HIGH,
+                payout=PAYOUT,
+                order=1,
+                order_type=self.levels,
+            )
             if reports[0]["kind"] != ReportKind.EVENT_CREATED:
                 raise ValueError(f"the exchange must take an event of {HIGH} ticks, said {reports[0]}")
             self.events[symbol] = len(self.events) + 1

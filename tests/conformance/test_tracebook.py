@@ -34,7 +34,7 @@ EVENTS = 200  # below 176 a trace may end before the generator's probe of priori
 SOAK_TRACES = 300
 SOAK_EVENTS = 500
 ANSWER_SECONDS = 240.0  # the first answer may have to wait for compiled kernels
-VERBS = ("own", "composed")
+HOW = ("own verbs, ladder", "composed, skip list")
 LEFT_OUT = {"pro-rata-allocation"}  # not among our rules
 SUITES = {"v1": 8, "v2": 9}  # cases of each
 
@@ -63,9 +63,11 @@ class Checked(ADAPTER.Candidate):
         self.exchange.validate()
 
 
-def candidate(verbs):
-    """Return a factory of exchanges in this process."""
-    return partial(Checked, verbs=verbs)
+def candidate(how):
+    """Return a factory of exchanges in this process, by one of `HOW`."""
+    if how == HOW[0]:
+        return partial(Checked, verbs="own", levels=ADAPTER.LevelKind.LADDER)
+    return partial(Checked, verbs="composed", levels=ADAPTER.LevelKind.SKIP_LIST)
 
 
 def shown(campaign):
@@ -79,12 +81,12 @@ def shown(campaign):
 
 
 @pytest.mark.parametrize(
-    ("profile", "verbs"), [*((name, "own") for name in campaign_profile_names()), ("fifo-full-v1", "composed")]
+    ("profile", "how"), [*((name, HOW[0]) for name in campaign_profile_names()), ("fifo-full-v1", HOW[1])]
 )
-def test_every_profile_of_theirs_qualifies(profile, verbs):
+def test_every_profile_of_theirs_qualifies(profile, how):
     """Their fixed cases pass, their generated traces conform, and each capability of the profile was exercised."""
     qualification = run_qualification(
-        candidate(verbs), profile, seed=SEED, traces=TRACES, events_per_trace=EVENTS
+        candidate(how), profile, seed=SEED, traces=TRACES, events_per_trace=EVENTS
     )
     assert "" == shown(qualification.campaign)
     assert len(qualification.selected_cases) == qualification.fixed_cases_passed
@@ -94,23 +96,23 @@ def test_every_profile_of_theirs_qualifies(profile, verbs):
         assert qualification.qualified
 
 
-@pytest.mark.parametrize("profile", SELF_TRADE_PROFILES, ids=name_of)
-def test_self_trade_prevention_conforms(profile):
+@pytest.mark.parametrize(("profile", "how"), list(zip(SELF_TRADE_PROFILES, HOW, strict=True)), ids=name_of)
+def test_self_trade_prevention_conforms(profile, how):
     """Where an account meets itself both engines cancel the same orders, whatever the taker is."""
-    campaign = run_campaign(candidate("own"), profile, seed=SEED, traces=TRACES, events_per_trace=EVENTS)
+    campaign = run_campaign(candidate(how), profile, seed=SEED, traces=TRACES, events_per_trace=EVENTS)
     assert "" == shown(campaign)
     assert TRACES == len(campaign.traces)
 
 
-@pytest.mark.parametrize("verbs", VERBS)
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("version", SUITES)
-def test_every_bundled_case_conforms(version, verbs, tmp_path):
+def test_every_bundled_case_conforms(version, how, tmp_path):
     """All hand-made cases of each suite conform, but the one that asks for pro-rata allocation."""
     suite = copy_bundled_conformance_suite(tmp_path / version, suite_version=version)
     assert SUITES[version] == len(suite.cases)
     for case in suite.cases:
         if case.name not in LEFT_OUT:
-            report = run_conformance(case.load_events(), candidate(verbs), case.config, case.name)
+            report = run_conformance(case.load_events(), candidate(how), case.config, case.name)
             assert report.conformant, report.divergence
 
 
@@ -143,12 +145,12 @@ def test_a_wrong_priority_is_noticed():
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("verbs", VERBS)
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("profile", [*campaign_profile_names(), *SELF_TRADE_PROFILES], ids=name_of)
-def test_long_campaigns_conform(profile, verbs):
+def test_long_campaigns_conform(profile, how):
     """Hundreds of long traces from other seeds."""
     campaign = run_campaign(
-        candidate(verbs), profile, seed=SEED + 1, traces=SOAK_TRACES, events_per_trace=SOAK_EVENTS
+        candidate(how), profile, seed=SEED + 1, traces=SOAK_TRACES, events_per_trace=SOAK_EVENTS
     )
     assert "" == shown(campaign)
     assert SOAK_TRACES == len(campaign.traces)
