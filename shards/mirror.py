@@ -201,59 +201,74 @@ def next_ask(m, book, level):
 
 
 @kernel
-def store_lots(m, book, level, before, signed):
-    """Store a level's lots and mark it as occupied or not; a node stays linked until `set_level` lets it go."""
-    if m.books[book]["first"] == WIDE:
-        m.nodes[level]["lots"] = signed
-        if before == 0:
-            sparse.link(m.nodes, m.links, level)
+def says_nothing(before, signed, side):
+    """True if a level's total changes nothing; an emptied side says nothing of the other, which may rest there by now."""
+    return signed == before or (signed == 0 and (before > 0) != (side == BUY))
+
+
+@kernel
+def keep_best(m, book, level, signed, best_bid, best_ask, above, below):
+    """Keep F2 after a level has got new lots; `above` and `below`: it lies above the best bid, below the best ask."""
+    m.dirty[book] |= DEPTH_CHANGED
+    if level in (best_bid, best_ask):
+        m.dirty[book] |= PRICE_CHANGED
+    if signed > 0:
+        if above:
+            m.books[book]["best_bid"] = level
+            m.dirty[book] |= PRICE_CHANGED
+    elif level == best_bid:
+        m.books[book]["best_bid"] = bid_from(m, book, level)
+    if signed < 0:
+        if below:
+            m.books[book]["best_ask"] = level
+            m.dirty[book] |= PRICE_CHANGED
+    elif level == best_ask:
+        m.books[book]["best_ask"] = ask_from(m, book, level)
+
+
+@kernel
+def set_level(m, book, level, side, lots):
+    """Store a level's total, of a book that has level slots. Keeps F1 and F2."""
+    signed = lots if side == BUY else -lots
+    before = m.quantity[level]
+    if says_nothing(before, signed, side):
         return
     m.quantity[level] = signed
     if before == 0:
         set_bit(m.bitmap, m.quantity.shape[0], level)
     elif signed == 0:
         clear_bit(m.bitmap, m.quantity.shape[0], level)
+    best_bid = m.books[book]["best_bid"]  # NIL is below every level
+    best_ask = m.books[book]["best_ask"]
+    keep_best(m, book, level, signed, best_bid, best_ask, level > best_bid, best_ask == NIL or level < best_ask)
 
 
 @kernel
-def set_level(m, book, price, side, lots):
-    """Store a level's total. Keeps F1 and F2. False if there is no node for it."""
-    wide = m.books[book]["first"] == WIDE
-    if wide:
-        level = sparse.find(m.nodes, m.links, book, price)
-    else:
-        level = m.books[book]["first"] + price - m.books[book]["low"]
+def set_node(m, book, price, side, lots):
+    """Store a level's total, of a wide book. Keeps F1 and F2. False if no node is free."""
+    node = sparse.find(m.nodes, m.links, book, price)
     signed = lots if side == BUY else -lots
-    before = 0 if level == NIL else lots_at(m, book, level)
-    if signed == before or (signed == 0 and (before > 0) != (side == BUY)):
-        return True  # an emptied side says nothing of the other side, which may rest there by now
-    if level == NIL:
-        level = sparse.take(m.nodes, m.free)
-        if level == NIL:
+    before = 0 if node == NIL else m.nodes[node]["lots"]
+    if says_nothing(before, signed, side):
+        return True
+    if node == NIL:
+        node = sparse.take(m.nodes, m.free)
+        if node == NIL:
             return False
-        m.nodes[level]["book"] = book
-        m.nodes[level]["price"] = price
-    store_lots(m, book, level, before, signed)
+        m.nodes[node]["book"] = book
+        m.nodes[node]["price"] = price
+        m.nodes[node]["lots"] = signed
+        sparse.link(m.nodes, m.links, node)
+    else:
+        m.nodes[node]["lots"] = signed
     best_bid = m.books[book]["best_bid"]
     best_ask = m.books[book]["best_ask"]
-    m.dirty[book] |= DEPTH_CHANGED
-    if level in (best_bid, best_ask):
-        m.dirty[book] |= PRICE_CHANGED
-    if signed > 0:
-        if best_bid == NIL or price > price_at(m, book, best_bid):
-            m.books[book]["best_bid"] = level
-            m.dirty[book] |= PRICE_CHANGED
-    elif level == best_bid:
-        m.books[book]["best_bid"] = bid_from(m, book, level)
-    if signed < 0:
-        if best_ask == NIL or price < price_at(m, book, best_ask):
-            m.books[book]["best_ask"] = level
-            m.dirty[book] |= PRICE_CHANGED
-    elif level == best_ask:
-        m.books[book]["best_ask"] = ask_from(m, book, level)
-    if wide and signed == 0:
-        sparse.unlink(m.nodes, m.links, level)
-        sparse.give(m.nodes, m.free, level)
+    above = best_bid == NIL or price > m.nodes[best_bid]["price"]
+    below = best_ask == NIL or price < m.nodes[best_ask]["price"]
+    keep_best(m, book, node, signed, best_bid, best_ask, above, below)
+    if signed == 0:
+        sparse.unlink(m.nodes, m.links, node)
+        sparse.give(m.nodes, m.free, node)
     return True
 
 
@@ -323,8 +338,12 @@ def apply_one(m, slots, slot):
         price = slots[slot]["price"]
         if not m.books[book]["low"] <= price <= m.books[book]["high"]:
             return NIL - 1
-        fits = set_level(m, book, price, slots[slot]["side"], slots[slot]["quantity"])
-        return book if fits else NIL - 1
+        first = m.books[book]["first"]
+        if first == WIDE:
+            return book if set_node(m, book, price, slots[slot]["side"], slots[slot]["quantity"]) else NIL - 1
+        level = first + price - m.books[book]["low"]
+        set_level(m, book, level, slots[slot]["side"], slots[slot]["quantity"])
+        return book
     if kind == BOOK_RESET:
         book = slots[slot]["account"]
         low = slots[slot]["price"]
