@@ -425,11 +425,11 @@ def to_commands(
             event: Any = message.event
             if type(event) is str:
                 event = int(event)
-            words += order_words(event, message.order, new_word, created, spec_of_event)  # type: ignore[arg-type]
+            words += order_words(event, message.order, new_word, created, spec_of_event)  # type: ignore[arg-type]  # mypy does not follow type() is
         elif kind is CreateEvent:
-            words += create_words(int(message.event), message.spec, created, spec_of_event)  # type: ignore[arg-type]
+            words += create_words(int(message.event), message.spec, created, spec_of_event)  # type: ignore[arg-type]  # as above
         elif kind is MassCancel:
-            words += mass_cancel_words(message)  # type: ignore[arg-type]  # mypy does not follow type() is
+            words += mass_cancel_words(message)  # type: ignore[arg-type]  # as above
         else:
             words += (CommandKind.SETTLE, message.event, 0, 0, 0, 0, 0, 0)
     if len(words) > WORDS * FRAME_COMMANDS_MAX:

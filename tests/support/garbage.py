@@ -66,6 +66,10 @@ WRONG: Final[dict[str, tuple[Any, ...]]] = {  # what can never stand in a field 
     "Money": ([], {"Amount": 5}, True, "9" * 41),
     "Quantiy": (1,),
 }
+WRONG_SPECS: Final[tuple[dict[str, Any], ...]] = (
+    {"Bands": {}}, {"Bands": [["0.10", "0.01"]]}, {"Bands": [{"Last": "0.10"}]}, {"Bands": [{"Last": 1, "Tick": 1, "X": 1}]},
+    {"Unbounded": 1}, {"Levels": "Tree"}, {"ClosesNs": 1.5}, {"OrdersMax": "many"}, {"AccountOrdersMax": True},
+)  # fmt: skip
 WRONG_MESSAGES: Final[tuple[Any, ...]] = (
     None, True, 0, -1, 1e300, "Order", "", [], {}, [[]], [GOOD, None], [GOOD, []], [[GOOD]], {"Task": "Order"}, {"Task": "Order", "ID": 1},
     {"Task": "order", "ID": 1, "Order": ORDER}, {"Task": "Halt", "ID": 1}, {"ID": 1, "Order": ORDER}, {"Task": None, "ID": 1},
@@ -73,10 +77,7 @@ WRONG_MESSAGES: Final[tuple[Any, ...]] = (
     {"Task": "Order", "ID": 1.0, "Order": ORDER}, {"Task": "Order", "ID": 1, "Order": [ORDER]},
     {"Task": "Order", "ID": 1, "Order": None}, {"Task": "Settlement"}, {"Task": "Settlement", "ID": 1, "Order": ORDER},
     {"Task": "CreateEvent", "ID": 1, "Spec": 5}, {"Task": "CreateEvent", "ID": 1, "Spec": {"Tik": "0.01"}},
-    *({"Task": "CreateEvent", "ID": 1, "Spec": spec} for spec in (
-        {"Bands": {}}, {"Bands": [["0.10", "0.01"]]}, {"Bands": [{"Last": "0.10"}]}, {"Bands": [{"Last": 1, "Tick": 1, "X": 1}]},
-        {"Unbounded": 1}, {"Levels": "Tree"}, {"ClosesNs": 1.5}, {"OrdersMax": "many"}, {"AccountOrdersMax": True},
-    )),
+    *({"Task": "CreateEvent", "ID": 1, "Spec": spec} for spec in WRONG_SPECS),
     {"Task": "MassCancel", "ID": 1.5}, {"Task": "MassCancel", "OrderID": 1}, {"Task": "MassCancel", "Side": "Both"},
     {"Task": "MassCancel", "Order": ORDER}, {"Task": "MassCancel", "Group": "all"},
     [{**GOOD, "Order": {**ORDER, "Group": 1}}] * (FRAME_COMMANDS_MAX // 2 + 1),
