@@ -18,13 +18,17 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ringpit.engine import index
-from ringpit.engine.codes import CommandKind
+from ringpit.engine.codes import CommandKind, Flag
 from ringpit.ipc.atomics import load_cell
 from ringpit.ipc.segment import Segment
 from ringpit.shards.kernels import kernel
-from ringpit.shards.prices import PriceSpec
+from ringpit.shards.prices import PriceSpec, PriceSpecError
 
 PLACEMENT_VERSION: Final = 1
+EVERY_SHARD: Final = -1  # where a command goes that is for all events
+# Kernels compare with plain numbers: an enum member costs a conversion each time when interpreted.
+CREATE_EVENT, MASS_CANCEL = int(CommandKind.CREATE_EVENT), int(CommandKind.MASS_CANCEL)
+ALL_EVENTS: Final = int(Flag.ALL_EVENTS)
 
 
 class Homes(NamedTuple):
@@ -65,17 +69,24 @@ def settle_home(homes, event, shard):
 @kernel
 def deal(homes, commands, count, shard_of, counts):
     """
-    Write each command's shard into `shard_of`, and how many each shard gets into `counts`.
+    Write each record's shard into `shard_of`, EVERY_SHARD for a mass cancel of all events, and how many records each
+    shard gets into `counts`.
 
-    Returns how many of them create events.
+    What completes a command names the same event, and so goes the same way. Returns how many create events.
     """
     counts[:] = 0
     created = 0
     for i in range(count):
+        kind = commands[i]["kind"]
+        if kind == MASS_CANCEL and commands[i]["flags"] & ALL_EVENTS:
+            shard_of[i] = EVERY_SHARD
+            for shard in range(counts.shape[0]):
+                counts[shard] += 1
+            continue
         shard = home_of(homes, commands[i]["event"])
         shard_of[i] = shard
         counts[shard] += 1
-        created += commands[i]["kind"] == CommandKind.CREATE_EVENT
+        created += kind == CREATE_EVENT
     return created
 
 
@@ -133,12 +144,17 @@ class Directory:
         for row in rows[start:count]:
             event = int(row["event"])
             self._settle(event, shard)
-            self._specs[event] = PriceSpec(
-                low_ticks=int(row["low"]),
-                high_ticks=int(row["high"]),
-                payout_ticks=int(row["payout"]),
-                tick_units=int(row["tick_units"]),
-                decimals=int(row["decimals"]),
-            )
+            try:
+                self._specs[event] = PriceSpec(
+                    low_ticks=int(row["low"]),
+                    high_ticks=int(row["high"]),
+                    payout_ticks=int(row["payout"]),
+                    tick_units=int(row["tick_units"]),
+                    decimals=int(row["decimals"]),
+                )
+            except (
+                PriceSpecError
+            ):  # of a decimal or tick that only the engine has: its prices are written in ticks
+                self._specs.pop(event, None)
         self._learned[shard] = count
         return int(count - start)

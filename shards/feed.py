@@ -26,7 +26,9 @@ from ringpit.shards.kernels import kernel
 from ringpit.shards.mirror import FILL_TAKER, FRAME, LEVEL, book_of
 
 INDEX_MAX: Final = (1 << 31) - 1  # larger than the index of any report
-REJECTED: Final = int(ReportKind.REJECTED)  # the last kind that is addressed to an account
+# Reports of these kinds are addressed to an account: up to the one, and between the others.
+REJECTED: Final = int(ReportKind.REJECTED)
+TRIGGERED, MASS_CANCELED = int(ReportKind.TRIGGERED), int(ReportKind.MASS_CANCELED)
 
 
 class Picks(NamedTuple):
@@ -133,7 +135,8 @@ def pick(picks, progress, m, slots, start, end, now_ns, latency):
         picks.index[picked] = at
         picks.frame_ns[picked] = progress[Progress.FRAME_NS]
         picks.book[picked] = book
-        picks.key[picked] = slots[slot]["account"] if kind <= REJECTED else 0
+        addressed = kind <= REJECTED or TRIGGERED <= kind <= MASS_CANCELED
+        picks.key[picked] = slots[slot]["account"] if addressed else 0
         if kind == FILL_TAKER:
             picks.trades[traded] = picked
             picks.trade_key[traded] = event

@@ -21,9 +21,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from ringpit.engine.codes import CommandKind, Flag, OrderType, Side, TimeInForce
+from ringpit.engine.codes import (
+    BOTH_SIDES,
+    CommandKind,
+    Flag,
+    LevelKind,
+    OrderType,
+    Outcome,
+    SelfTrade,
+    Side,
+    TimeInForce,
+)
 from ringpit.engine.limits import FRAME_COMMANDS_MAX, QUANTITY_MAX
-from ringpit.engine.records import COMMAND, MARKER
+from ringpit.engine.records import BANDS, COMMAND, EXTENSION, MARKER
+from ringpit.shards.prices import bands_of
 
 TICK_UNITS: Final = 1  # a tick is 1 unit of 10**-DECIMALS, as in the exchange's default spec
 DECIMALS: Final = 2
@@ -223,32 +234,71 @@ def body_hash(commands: np.ndarray) -> int:
 
 def messages(commands: np.ndarray) -> Iterator[dict[str, Any]]:
     """
-    The EventMessages that ask for these commands, as dictionaries ready for JSON, with prices in ticks.
+    The EventMessages that ask for these records, as dictionaries ready for JSON, with prices in ticks.
 
-    Raises ValueError at a command that no message can ask for: a marker, a tick, a verdict.
+    Extensions and bands become fields of the message of the command that they complete. Raises ValueError at a record
+    that no message can ask for: a marker, a tick, a verdict.
     """
-    for row in commands.tolist():
+    extension: dict[str, int] | None = None
+    bands: list[tuple[int, int]] = []
+    for row, raw in zip(commands.tolist(), commands, strict=True):
         command = dict(zip(COMMAND.names or (), row, strict=True))
-        if command["verdict"] or command["kind"] not in (
-            *ACTIONS,
-            CommandKind.CREATE_EVENT,
-            CommandKind.SETTLE,
-        ):
+        kind = command["kind"]
+        if kind == CommandKind.EXTENSION:
+            extension = {
+                name: int(value)
+                for name, value in zip(EXTENSION.names or (), raw.view(EXTENSION).item(), strict=True)
+            }
+        elif kind == CommandKind.BANDS:
+            bands += bands_of(raw.view(BANDS))
+        elif command["verdict"] or kind not in MESSAGE_KINDS:
             raise ValueError(f"no message asks for this command: {command}")
-        if command["kind"] == CommandKind.CREATE_EVENT:
-            yield {"Task": "CreateEvent", "ID": command["event"], "Spec": spec_of(command)}
-        elif command["kind"] == CommandKind.SETTLE:
-            yield {"Task": "Settlement", "ID": command["event"]}
         else:
-            yield {"Task": "Order", "ID": command["event"], "Order": order_of(command)}
+            yield message_of(command, extension, bands)
+            extension, bands = None, []
 
 
-ACTIONS: Final = {CommandKind.NEW: "New", CommandKind.CANCEL: "Cancel", CommandKind.AMEND: "Amend"}
+ACTIONS: Final = {
+    CommandKind.NEW: "New", CommandKind.CANCEL: "Cancel", CommandKind.AMEND: "Amend", CommandKind.REDUCE: "Reduce",
+    CommandKind.REPLACE: "Replace",
+}  # fmt: skip
+MESSAGE_KINDS: Final = {*ACTIONS, CommandKind.CREATE_EVENT, CommandKind.SETTLE, CommandKind.MASS_CANCEL}
 SIDES: Final = {Side.BUY: "Buy", Side.SELL: "Sell"}
-TYPES: Final = {OrderType.LIMIT: "Limit", OrderType.MARKET: "Market"}
+TYPES: Final = {kind: kind.name.title().replace("_", "") for kind in OrderType}
+SELF_TRADES: Final = {mode: mode.name.title().replace("_", "") for mode in SelfTrade}
+LEVELS: Final = {kind: kind.name.title().replace("_", "") for kind in LevelKind}
+FLAG_NAMES: Final = {Flag.POST_ONLY: "PostOnly", Flag.HIDDEN: "Hidden", Flag.ALL_OR_NONE: "AllOrNone"}
+EXTENSION_NAMES: Final = {
+    "trigger": "TriggerTicks",
+    "trail": "TrailTicks",
+    "display": "Display",
+    "group": "Group",
+}
+LIMIT_NAMES: Final = {"orders_max": "OrdersMax", "account_orders_max": "AccountOrdersMax"}
 
 
-def order_of(command: dict[str, int]) -> dict[str, Any]:
+def message_of(
+    command: dict[str, int], extension: dict[str, int] | None, bands: list[tuple[int, int]]
+) -> dict[str, Any]:
+    """The message that asks for a command with what completes it."""
+    kind = command["kind"]
+    if kind == CommandKind.CREATE_EVENT:
+        return {"Task": "CreateEvent", "ID": command["event"], "Spec": spec_of(command, extension, bands)}
+    if kind == CommandKind.SETTLE:
+        return {"Task": "Settlement", "ID": command["event"]}
+    if kind == CommandKind.MASS_CANCEL:
+        message: dict[str, Any] = {
+            "Task": "MassCancel",
+            "Account": command["account"],
+            "Group": command["order"],
+        }
+        if not command["flags"] & Flag.ALL_EVENTS:
+            message["ID"] = command["event"]
+        return message | ({} if command["side"] == BOTH_SIDES else {"Side": SIDES[Side(command["side"])]})
+    return {"Task": "Order", "ID": command["event"], "Order": order_of(command, extension)}
+
+
+def order_of(command: dict[str, int], extension: dict[str, int] | None) -> dict[str, Any]:
     """The `Order` of a message; a cancel says no more than whose order it means."""
     order: dict[str, Any] = {
         "OrderID": command["order"],
@@ -263,11 +313,22 @@ def order_of(command: dict[str, int]) -> dict[str, Any]:
     order["TimeInForce"] = TimeInForce(command["time_in_force"]).name
     if not command["flags"] & Flag.NO_PRICE:
         order["PriceTicks"] = command["price"]
+    if command["outcome"]:
+        order["Outcome"] = Outcome(command["outcome"]).name
+    if command["self_trade"]:
+        order["SelfTrade"] = SELF_TRADES[SelfTrade(command["self_trade"])]
+    if command["expires_ns"]:
+        order["ExpiresNs"] = command["expires_ns"]
+    order |= {name: True for flag, name in FLAG_NAMES.items() if command["flags"] & flag}
+    if extension is not None:
+        order |= {name: extension[field] for field, name in EXTENSION_NAMES.items()}
     return order
 
 
-def spec_of(command: dict[str, int]) -> dict[str, str]:
-    """The `Spec` of a CreateEvent: tick, payout and range as decimal strings."""
+def spec_of(
+    command: dict[str, int], extension: dict[str, int] | None = None, bands: Iterable[tuple[int, int]] = ()
+) -> dict[str, Any]:
+    """The `Spec` of a CreateEvent: tick, payout, range and bands as decimal strings, and its limits."""
     tick = Decimal(command["order"]).scaleb(-command["account"])
     ticks: Iterable[tuple[str, int]] = (
         ("Tick", 1),
@@ -275,4 +336,13 @@ def spec_of(command: dict[str, int]) -> dict[str, str]:
         ("Low", command["price"]),
         ("High", command["quantity"]),
     )
-    return {name: f"{count * tick:f}" for name, count in ticks}
+    spec: dict[str, Any] = {name: f"{count * tick:f}" for name, count in ticks}
+    if rows := [{"Last": f"{last * tick:f}", "Tick": f"{step * tick:f}"} for last, step in bands]:
+        spec["Bands"] = rows
+    if command["order_type"]:
+        spec["Levels"] = LEVELS[LevelKind(command["order_type"])]
+    if command["expires_ns"]:
+        spec["ClosesNs"] = command["expires_ns"]
+    if extension is not None:
+        spec |= {name: extension[field] for field, name in LIMIT_NAMES.items()}
+    return spec

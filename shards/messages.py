@@ -4,6 +4,7 @@ The user's messages: JSON or MessagePack in, COMMAND records out.
     {"Task": "CreateEvent", "ID": 7}                                       one market, one book
     {"Task": "CreateEvent", "ID": 7, "Spec": {"Tick": "0.001", "Payout": "1"}}
     {"Task": "Order", "ID": 7, "Order": {"OrderID": 1, "Account": 42, "Side": "Buy", "Price": 0.57, "Quantity": 10}}
+    {"Task": "MassCancel", "ID": 7, "Account": 42}                         without ID: in all events
     {"Task": "Settlement", "ID": 7}
 
 A delivery is one message or a list of up to FRAME_COMMANDS_MAX. There are two kinds of wrong. What cannot
@@ -15,17 +16,19 @@ Choices. Unknown fields are refused: `"Quantiy": 5` must not become an order of 
 exactly so, the values inside `Order` in any case (the canonical spelling is read fastest). Any 64-bit
 number may be written as a decimal string, because JavaScript's JSON cannot carry a bigint; a float is
 never an integer, since above 2**53 it might not be the one meant. `"Order": null` is allowed where there is no order.
+A cancel says whose order it means; what else is in it is not looked at.
 
 Why it is fast: msgspec decodes straight into structs with types that bound every value, and each name of an
 enumeration carries its bits of a record's first word, so that a command is eight integers in one flat
-list, packed in one call. Where it is slow: the structs (about half a microsecond a message); whoever
-minds sends `shards.packed`. Strings for numbers cost a second pass over their delivery.
+list, packed in one call; what few orders say is looked at in one condition. Where it is slow: the structs (about half
+a microsecond a message); whoever minds sends `shards.packed`. Strings for numbers cost a second pass over their delivery.
 
 Invariants:
 
-    E1  decode raises nothing but MalformedMessage, whatever the bytes
+    E1  decode raises nothing but MalformedMessage, whatever the bytes; nor does to_commands
     E2  every integer that leaves decode fits 64 bits, so to_commands cannot overflow
-    E3  commands keep the order of the messages, one for one
+    E3  commands keep the order of the messages, one for one; right before its command stands the EXTENSION that it
+        needs, and before that the BANDS
 """
 
 import re
@@ -36,11 +39,22 @@ from typing import Annotated, Any, Final, Self
 
 import msgspec
 import numpy as np
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
-from ringpit.engine.codes import CommandKind, Flag, OrderType, Reason, Side, TimeInForce
+from ringpit.engine.codes import (
+    BOTH_SIDES,
+    CommandKind,
+    Flag,
+    LevelKind,
+    OrderType,
+    Outcome,
+    Reason,
+    SelfTrade,
+    Side,
+    TimeInForce,
+)
 from ringpit.engine.limits import FRAME_COMMANDS_MAX, INT64_MAX
-from ringpit.engine.records import COMMAND, RECORD_BYTES
+from ringpit.engine.records import BANDS, BANDS_PER_RECORD, COMMAND, RECORD_BYTES
 from ringpit.shards.prices import PRICE_LENGTH_MAX, PriceSpec, PriceSpecError, spec_of
 
 
@@ -98,10 +112,17 @@ class Label(Enum):
 
 
 class SideName(Label):
-    """Which side of the YES book."""
+    """Whether the contract is bought or sold."""
 
     BUY = "Buy", "side", Side.BUY
     SELL = "Sell", "side", Side.SELL
+
+
+class OutcomeName(Label):
+    """Which contract the order is for; its side and prices are that contract's."""
+
+    YES = "YES", "outcome", Outcome.YES
+    NO = "NO", "outcome", Outcome.NO
 
 
 class OrderTypeName(Label):
@@ -109,6 +130,10 @@ class OrderTypeName(Label):
 
     LIMIT = "Limit", "order_type", OrderType.LIMIT
     MARKET = "Market", "order_type", OrderType.MARKET
+    MONEY = "Money", "order_type", OrderType.MONEY
+    STOP = "Stop", "order_type", OrderType.STOP
+    STOP_LIMIT = "StopLimit", "order_type", OrderType.STOP_LIMIT
+    TRAILING_STOP = "TrailingStop", "order_type", OrderType.TRAILING_STOP
 
 
 class TimeInForceName(Label):
@@ -117,6 +142,18 @@ class TimeInForceName(Label):
     GTC = "GTC", "time_in_force", TimeInForce.GTC
     IOC = "IOC", "time_in_force", TimeInForce.IOC
     FOK = "FOK", "time_in_force", TimeInForce.FOK
+    GTD = "GTD", "time_in_force", TimeInForce.GTD
+    DAY = "DAY", "time_in_force", TimeInForce.DAY
+
+
+class SelfTradeName(Label):
+    """What happens where the order would trade with another of its own account."""
+
+    NONE = "None", "self_trade", SelfTrade.NONE
+    CANCEL_TAKER = "CancelTaker", "self_trade", SelfTrade.CANCEL_TAKER
+    CANCEL_MAKER = "CancelMaker", "self_trade", SelfTrade.CANCEL_MAKER
+    CANCEL_BOTH = "CancelBoth", "self_trade", SelfTrade.CANCEL_BOTH
+    DECREMENT = "Decrement", "self_trade", SelfTrade.DECREMENT
 
 
 class ActionName(Label):
@@ -125,25 +162,46 @@ class ActionName(Label):
     NEW = "New", "kind", CommandKind.NEW
     CANCEL = "Cancel", "kind", CommandKind.CANCEL
     AMEND = "Amend", "kind", CommandKind.AMEND
+    REDUCE = "Reduce", "kind", CommandKind.REDUCE
+    REPLACE = "Replace", "kind", CommandKind.REPLACE
+
+
+class LevelsName(Label):
+    """How the event's price levels are kept."""
+
+    AUTO = "Auto", "order_type", LevelKind.AUTO
+    LADDER = "Ladder", "order_type", LevelKind.LADDER
+    SKIP_LIST = "SkipList", "order_type", LevelKind.SKIP_LIST
 
 
 LABELS: Final[dict[tuple[type[Label], str], Label]] = {
     (names, name.value.lower()): name
-    for names in (SideName, OrderTypeName, TimeInForceName, ActionName)
+    for names in (SideName, OutcomeName, OrderTypeName, TimeInForceName, SelfTradeName, ActionName, LevelsName)
     for name in names
 }
 ORDER_NAMES: Final = {
     "order": "OrderID", "account": "Account", "side": "Side", "price": "Price", "price_ticks": "PriceTicks",
-    "quantity": "Quantity", "order_type": "Type", "time_in_force": "TimeInForce", "action": "Action",
+    "quantity": "Quantity", "order_type": "Type", "time_in_force": "TimeInForce", "action": "Action", "outcome": "Outcome",
+    "expires_ns": "ExpiresNs", "post_only": "PostOnly", "hidden": "Hidden", "all_or_none": "AllOrNone",
+    "self_trade": "SelfTrade", "display": "Display", "group": "Group", "trigger": "Trigger",
+    "trigger_ticks": "TriggerTicks", "trail": "Trail", "trail_ticks": "TrailTicks", "money": "Money",
 }  # fmt: skip
-SPEC_NAMES: Final = {"tick": "Tick", "payout": "Payout", "low": "Low", "high": "High"}
+BAND_NAMES: Final = {"last": "Last", "tick": "Tick"}
+SPEC_NAMES: Final = {
+    "tick": "Tick", "payout": "Payout", "low": "Low", "high": "High", "unbounded": "Unbounded", "bands": "Bands",
+    "levels": "Levels", "closes_ns": "ClosesNs", "orders_max": "OrdersMax", "account_orders_max": "AccountOrdersMax",
+}  # fmt: skip
 MESSAGE_NAMES: Final = {"event": "ID", "order": "Order", "spec": "Spec"}
+MASS_CANCEL_NAMES: Final = {**MESSAGE_NAMES, "account": "Account", "side": "Side", "group": "Group"}
 
 
 class OrderFields(
     msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True, rename=ORDER_NAMES
 ):  # fmt: skip
-    """What is asked of an order. Side and Quantity are for New; Amend's Quantity is the new total, 0 keeps it."""
+    """
+    What is asked of an order. New needs a Side; what says how an order lives (Outcome, Type, TimeInForce and the
+    fields behind them) is New's alone: an order keeps its own.
+    """
 
     order: Annotated[Int64, Meta(description="order id, unique among the open orders of its event")]
     account: Annotated[Int64, Meta(description="owner of the order")]
@@ -151,22 +209,70 @@ class OrderFields(
     price: Annotated[Price | None, Meta(description="decimal price, exactly on a tick")] = None
     price_ticks: Annotated[Int64 | None, Meta(description="the price in ticks, instead of Price")] = None
     quantity: Annotated[
-        Int64, Meta(description="lots; Amend: new total including what is filled, 0 keeps it")
+        Int64,
+        Meta(
+            description="lots; Amend: new total including what is filled, 0 keeps it; Replace: new open lots; Reduce: "
+            "lots to take off; Type Money without Money: ticks x lots"
+        ),
     ] = 0
     order_type: OrderTypeName = OrderTypeName.LIMIT
     time_in_force: TimeInForceName = TimeInForceName.GTC
     action: ActionName = ActionName.NEW
+    outcome: OutcomeName = OutcomeName.YES
+    expires_ns: Annotated[Int64, Meta(description="end of a GTD order, ns since the epoch")] = 0
+    post_only: Annotated[bool, Meta(description="rather refused than taking")] = False
+    hidden: Annotated[bool, Meta(description="not shown in books, behind what is shown at its price")] = False
+    all_or_none: Annotated[bool, Meta(description="whole, or not yet")] = False
+    self_trade: Annotated[SelfTradeName | None, Meta(description="by default as configured")] = None
+    display: Annotated[Int64 | None, Meta(description="lots shown at a time; 0: all")] = None
+    group: Annotated[Int64 | None, Meta(description="for MassCancel; 0: none")] = None
+    trigger: Annotated[Price | None, Meta(description="price at which a stop goes")] = None
+    trigger_ticks: Annotated[Int64 | None, Meta(description="that in ticks, instead of Trigger")] = None
+    trail: Annotated[Price | None, Meta(description="distance of a trailing stop's trigger")] = None
+    trail_ticks: Annotated[Int64 | None, Meta(description="that in ticks, instead of Trail")] = None
+    money: Annotated[Price | None, Meta(description="what Type Money spends at most, exactly in ticks")] = None
+
+
+class BandFields(
+    msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True, rename=BAND_NAMES
+):  # fmt: skip
+    """A part of the price range with a tick of its own; it begins where the one before ends."""
+
+    last: Annotated[Price, Meta(description="highest price of the band")]
+    tick: Annotated[Price, Meta(description="distance of two prices in it, counted from its beginning")]
 
 
 class SpecFields(
     msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True, rename=SPEC_NAMES
 ):  # fmt: skip
-    """An event's prices, in decimals of the currency."""
+    """An event's prices, in decimals of the currency, and its limits."""
 
-    tick: Annotated[Price, Meta(description="distance of two prices")] = "0.01"
-    payout: Annotated[Price, Meta(description="what one lot pays at most")] = "1"
-    low: Annotated[Price | None, Meta(description="lowest price, by default one tick")] = None
-    high: Annotated[Price | None, Meta(description="highest price, by default a tick below the payout")] = None
+    tick: Annotated[Price, Meta(description="distance of two prices; with Bands: the finest one")] = "0.01"
+    payout: Annotated[
+        Price | UnsetType | None,
+        Meta(
+            description="what one lot pays: lowest and highest price together; 0 or null: there is no NO; by default "
+            "1, or 0 with Unbounded"
+        ),
+    ] = UNSET
+    low: Annotated[
+        Price | None, Meta(description="lowest price, by default what High leaves of the payout, or a tick")
+    ] = None
+    high: Annotated[
+        Price | None, Meta(description="highest price, by default what Low leaves of the payout")
+    ] = None
+    unbounded: Annotated[bool, Meta(description="there is no highest price")] = False
+    bands: Annotated[
+        list[BandFields] | None, Meta(description="parts of the range with other ticks, from low to high")
+    ] = None
+    levels: LevelsName = LevelsName.AUTO
+    closes_ns: Annotated[Int64, Meta(description="when DAY orders end, ns since the epoch; 0: never")] = 0
+    orders_max: Annotated[
+        Int64 | None, Meta(description="open orders of the event; 0: no limit of its own")
+    ] = None
+    account_orders_max: Annotated[Int64 | None, Meta(description="open orders of one account; 0: no limit")] = (
+        None
+    )
 
 
 class CreateEvent(
@@ -184,7 +290,7 @@ class Order(
     msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True,
     rename=MESSAGE_NAMES, tag_field="Task", tag="Order",
 ):  # fmt: skip
-    """Place, cancel or amend one order of an event."""
+    """Place, cancel, amend, reduce or replace one order of an event."""
 
     event: Annotated[Int64, Meta(description="the event's id")]
     order: OrderFields
@@ -202,7 +308,21 @@ class Settlement(
     spec: None = None
 
 
-EventMessage = CreateEvent | Order | Settlement
+class MassCancel(
+    msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, forbid_unknown_fields=True,
+    rename=MASS_CANCEL_NAMES, tag_field="Task", tag="MassCancel",
+):  # fmt: skip
+    """Cancel open orders of an event, or of all events: those that are meant by all of Account, Side and Group."""
+
+    event: Annotated[Int64 | None, Meta(description="the event's id; null: all events")] = None
+    account: Annotated[Int64 | None, Meta(description="owner of the orders; 0 or null: any")] = None
+    side: Annotated[SideName | None, Meta(description="of the orders' own outcome; null: both")] = None
+    group: Annotated[Int64 | None, Meta(description="group of the orders; 0 or null: any")] = None
+    order: None = None
+    spec: None = None
+
+
+EventMessage = CreateEvent | Order | Settlement | MassCancel
 Delivery = EventMessage | Annotated[list[EventMessage], Meta(min_length=1, max_length=FRAME_COMMANDS_MAX)]
 
 JSON_DECODER: Final = msgspec.json.Decoder(Delivery)
@@ -217,10 +337,32 @@ DECODERS: Final[dict[str | None, Any]] = {
 OFFSET: Final = re.compile(r" \(byte (\d+)\)$")
 
 # Looking a member up on its class costs 50 to 100 ns; these are looked up for every order.
-NEW, CANCEL, LIMIT, NONE = ActionName.NEW, ActionName.CANCEL, OrderTypeName.LIMIT, Reason.NONE
+NEW, CANCEL, LIMIT, STOP_LIMIT = (
+    ActionName.NEW,
+    ActionName.CANCEL,
+    OrderTypeName.LIMIT,
+    OrderTypeName.STOP_LIMIT,
+)
+YES, NONE = OutcomeName.YES, Reason.NONE
 
-NO_PRICE_WORD: Final = Flag.NO_PRICE << shift_of("flags")
+
+def bit(flag: Flag) -> int:
+    """A flag in the first word of a COMMAND."""
+    return flag << shift_of("flags")
+
+
+NO_PRICE_WORD, POST_ONLY_WORD, HIDDEN_WORD = bit(Flag.NO_PRICE), bit(Flag.POST_ONLY), bit(Flag.HIDDEN)
+ALL_OR_NONE_WORD, EXTENDED_WORD, ALL_EVENTS_WORD = (
+    bit(Flag.ALL_OR_NONE),
+    bit(Flag.EXTENDED),
+    bit(Flag.ALL_EVENTS),
+)
 VERDICT_SHIFT: Final = shift_of("verdict")
+SELF_TRADE_SHIFT: Final = shift_of("self_trade")
+MASS_CANCEL_WORD: Final = CommandKind.MASS_CANCEL
+BOTH_SIDES_WORD: Final = BOTH_SIDES << shift_of("side")
+BANDS_COUNT_SHIFT: Final = 8 * BANDS.fields["count"][1]  # type: ignore[index]  # as numpy types it
+STEP_SHIFT: Final = 32  # of a band's step in its word, above its last price
 WORDS: Final = (
     RECORD_BYTES // 8
 )  # a command is as many signed 64-bit integers, the first of them eight small fields
@@ -261,26 +403,40 @@ def decoder_of(content_type: str | None) -> Any:
     return decoder
 
 
-def to_commands(messages: Iterable[EventMessage], spec_of_event: SpecOfEvent) -> np.ndarray:
+def to_commands(
+    messages: Iterable[EventMessage], spec_of_event: SpecOfEvent, self_trade: SelfTrade = SelfTrade.NONE
+) -> np.ndarray:
     """
-    COMMAND records of the messages, in order, one for one; a new writable array.
+    COMMAND records of the messages, in order (E3); a new writable array.
 
     `spec_of_event` gives the price spec of an event, or None if it is not known; it is asked once per order
     with a decimal price. An event that an earlier message of the same delivery creates is known to the later ones.
+    `self_trade` is the mode of new orders that name none.
 
-    What the engine shall refuse carries its reason in `verdict` (see the module's text).
-    Cost: about half a microsecond per message.
+    What the engine shall refuse carries its reason in `verdict` (see the module's text). Raises MalformedMessage if
+    the messages make more records than a frame holds. Cost: about half a microsecond per message.
     """
     created: dict[int, PriceSpec] = {}
     words: list[Any] = []
+    new_word = NEW.word + (self_trade << SELF_TRADE_SHIFT)
     for message in messages:
-        event = int(message.event)
-        if type(message) is Order:
-            words += order_words(event, message.order, created, spec_of_event)
-        elif type(message) is CreateEvent:
-            words += create_words(event, message.spec, created, spec_of_event)
+        kind = type(message)
+        if kind is Order:
+            event: Any = message.event
+            if type(event) is str:
+                event = int(event)
+            words += order_words(event, message.order, new_word, created, spec_of_event)  # type: ignore[arg-type]  # mypy does not follow type() is
+        elif kind is CreateEvent:
+            words += create_words(int(message.event), message.spec, created, spec_of_event)  # type: ignore[arg-type]  # as above
+        elif kind is MassCancel:
+            words += mass_cancel_words(message)  # type: ignore[arg-type]  # as above
         else:
-            words += (CommandKind.SETTLE, event, 0, 0, 0, 0, 0, 0)
+            words += (CommandKind.SETTLE, message.event, 0, 0, 0, 0, 0, 0)
+    if len(words) > WORDS * FRAME_COMMANDS_MAX:
+        raise MalformedMessage(
+            f"a delivery must make at most {FRAME_COMMANDS_MAX} records, made {len(words) // WORDS}: what an order or "
+            "event says beyond the usual takes a record of its own; send fewer messages at once"
+        )
     records = bytearray(8 * len(words))
     layout = f"<{len(words)}q"
     try:
@@ -293,13 +449,17 @@ def to_commands(messages: Iterable[EventMessage], spec_of_event: SpecOfEvent) ->
 
 
 def order_words(
-    event: int, order: OrderFields, created: dict[int, PriceSpec], spec_of_event: SpecOfEvent
+    event: int, order: OrderFields, new_word: int, created: dict[int, PriceSpec], spec_of_event: SpecOfEvent
 ) -> tuple[Any, ...]:
-    """The eight words of a NEW, CANCEL or AMEND."""
+    """The eight words of a command about one order, or sixteen with an extension before it."""
     action = order.action
-    word = action.word + order.order_type.word + order.time_in_force.word
-    if action is CANCEL:
-        return word, event, order.order, order.account, 0, 0, 0, 0
+    if action is NEW:
+        word = new_word
+    elif action is CANCEL:
+        return action.word, event, order.order, order.account, 0, 0, 0, 0
+    else:
+        word = action.word
+    word += order.order_type.word + order.time_in_force.word
     reason = NONE
     ticks: Any = 0
     if order.price is None:
@@ -307,7 +467,7 @@ def order_words(
         if ticks is None:
             ticks = 0
             word += NO_PRICE_WORD
-            if action is NEW and order.order_type is LIMIT:
+            if action is NEW and (order.order_type is LIMIT or order.order_type is STOP_LIMIT):
                 reason = Reason.MALFORMED
     elif order.price_ticks is not None:
         reason = Reason.MALFORMED  # two prices: which one is meant?
@@ -315,31 +475,119 @@ def order_words(
         spec = spec_of_event(event) or created.get(event)
         if spec is None:
             reason = Reason.UNKNOWN_EVENT
-        else:
-            ticks, reason = spec.to_ticks(order.price)
+        else:  # what is remembered is asked here: a call for each order costs a tenth of everything
+            ticks, reason = spec.remembered.get(order.price) or spec.to_ticks(order.price)
     if order.side is not None:
         word += order.side.word
     elif action is NEW:
         reason = reason or Reason.MALFORMED
+    if not (
+        order.outcome is YES and order.self_trade is None and order.expires_ns == 0 and order.post_only is False
+        and order.hidden is False and order.all_or_none is False and order.display is None and order.group is None
+        and order.trigger is None and order.trigger_ticks is None and order.trail is None and order.trail_ticks is None
+        and order.money is None
+    ):  # fmt: skip
+        return rare_words(event, order, word, ticks, reason, spec_of_event(event) or created.get(event))
     if reason:
         word += reason << VERDICT_SHIFT
     return word, event, order.order, order.account, ticks, order.quantity, 0, 0
 
 
+def rare_words(
+    event: int, order: OrderFields, word: int, ticks: Any, reason: Reason, spec: PriceSpec | None
+) -> tuple[Any, ...]:
+    """The words of an order that says more than most, from its first word and price as far as they are known."""
+    word += (
+        order.outcome.word
+        + POST_ONLY_WORD * order.post_only
+        + HIDDEN_WORD * order.hidden
+        + ALL_OR_NONE_WORD * order.all_or_none
+    )
+    is_new = order.action is NEW
+    if is_new and order.self_trade is not None:
+        word &= ~(SELF_TRADE_MASK << SELF_TRADE_SHIFT)  # the configured mode
+        word |= order.self_trade.word
+    quantity: Any = order.quantity
+    if order.money is not None:
+        quantity, found = 0, Reason.MALFORMED  # two quantities, or one of something else
+        if is_new and order.order_type is OrderTypeName.MONEY and order.quantity == 0:
+            quantity, found = (0, Reason.UNKNOWN_EVENT) if spec is None else spec.to_money(order.money)
+        reason = reason or found
+    trigger, found = distance(order.trigger, order.trigger_ticks, spec)
+    reason = reason or found
+    trail, found = distance(order.trail, order.trail_ticks, spec)
+    reason = reason or found
+    extension: tuple[Any, ...] = ()
+    if not (trigger is trail is order.display is order.group is None):
+        word += EXTENDED_WORD
+        extension = (
+            CommandKind.EXTENSION, event, trigger or 0, trail or 0, order.display or 0, order.group or 0, 0, 0,
+        )  # fmt: skip
+    if reason:
+        word += reason << VERDICT_SHIFT
+    expires_ns = order.expires_ns if is_new else 0
+    return *extension, word, event, order.order, order.account, ticks, quantity, 0, expires_ns
+
+
+def distance(price: Any, ticks: Any, spec: PriceSpec | None) -> tuple[Any, Reason]:
+    """Ticks of a price that may be written in two ways, None if it is in neither, and what is wrong with it."""
+    if price is None:
+        return ticks, NONE
+    if ticks is not None:
+        return 0, Reason.MALFORMED
+    return (0, Reason.UNKNOWN_EVENT) if spec is None else spec.to_ticks(price)
+
+
 def create_words(
     event: int, fields: SpecFields | None, created: dict[int, PriceSpec], spec_of_event: SpecOfEvent
 ) -> tuple[Any, ...]:
-    """The eight words of a CREATE_EVENT; a spec that no event can have makes a verdict and says nothing else."""
+    """
+    The eight words of a CREATE_EVENT, behind those of its BANDS and EXTENSION if it has any; a spec that no event
+    can have makes a verdict and says nothing else.
+    """
+    fields = fields or SpecFields()
+    limits = (fields.orders_max, fields.account_orders_max)
     try:
-        spec = DEFAULT_SPEC if fields is None else spec_of(fields.tick, fields.payout, fields.low, fields.high)
+        spec = spec_of_fields(fields)
     except PriceSpecError as error:
         return CommandKind.CREATE_EVENT + (error.reason << VERDICT_SHIFT), event, 0, 0, 0, 0, 0, 0
-    if spec.fits_ladder and spec_of_event(event) is None:
+    if spec_of_event(event) is None:
         created.setdefault(event, spec)  # the first one that the engine takes is the one that holds
+    before: list[Any] = []
+    for first in range(0, len(spec.bands), BANDS_PER_RECORD):
+        rows = spec.bands[first : first + BANDS_PER_RECORD]
+        before += (CommandKind.BANDS + (len(rows) << BANDS_COUNT_SHIFT), event)
+        before += [last + (step << STEP_SHIFT) for last, step in rows] + [0] * (BANDS_PER_RECORD - len(rows))
+    word = CommandKind.CREATE_EVENT + fields.levels.word
+    if limits != (None, None):
+        before += (CommandKind.EXTENSION, event, 0, 0, 0, 0, limits[0] or 0, limits[1] or 0)
+        word += EXTENDED_WORD
     return (
-        CommandKind.CREATE_EVENT, event, spec.tick_units, spec.decimals, spec.low_ticks, spec.high_ticks,
-        spec.payout_ticks, 0,
+        *before, word, event, spec.tick_units, spec.decimals, spec.low_ticks, spec.high_ticks, spec.payout_ticks,
+        fields.closes_ns,
     )  # fmt: skip
 
 
-DEFAULT_SPEC: Final = spec_of()
+def spec_of_fields(fields: SpecFields) -> PriceSpec:
+    """The spec that a CreateEvent asks for, or PriceSpecError where the engine would refuse the event."""
+    if any(int(number or 0) < 0 for number in (fields.closes_ns, fields.orders_max, fields.account_orders_max)):
+        raise PriceSpecError("closing time and limits must be at least 0", Reason.UNSUPPORTED)
+    payout = fields.payout
+    if isinstance(payout, UnsetType):
+        payout = None if fields.unbounded else "1"
+    return spec_of(
+        fields.tick, payout, fields.low, fields.high, unbounded=fields.unbounded,
+        bands=[(band.last, band.tick) for band in fields.bands or ()], levels=LEVEL_KINDS[fields.levels],
+    )  # fmt: skip
+
+
+LEVEL_KINDS: Final = {name: LevelKind[name.name] for name in LevelsName}
+SELF_TRADE_MASK: Final = 0xFF
+
+
+def mass_cancel_words(message: MassCancel) -> tuple[Any, ...]:
+    """The eight words of a MASS_CANCEL; one without an event goes to every shard."""
+    word = MASS_CANCEL_WORD + (BOTH_SIDES_WORD if message.side is None else message.side.word)
+    if message.event is None:
+        word += ALL_EVENTS_WORD
+    return word, message.event or 0, message.group or 0, message.account or 0, 0, 0, 0, 0

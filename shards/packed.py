@@ -9,26 +9,47 @@ A publisher fills a COMMAND array and calls `encode`. Prices are ticks here.
 Why it is fast: a few nanoseconds per command, against a microsecond for JSON. Where it is slow: a
 delivery of one command pays a few microseconds for its header and its array, whatever the command.
 
-The check lets nothing through that a client may not say: it accepts the five kinds that clients have, numbers of
-enumerations that exist, and zeros where this version has no meaning or the edge itself writes. Whether a price,
-a quantity or an event makes sense is the engine's question. One bad record refuses the delivery: a publisher
-that writes such records has a bug, and nobody knows which account to answer.
+The check lets nothing through that a client may not say: it accepts the kinds that clients have, numbers of
+enumerations that exist, and zeros where this version has no meaning or the edge itself writes; and what completes a
+command must stand right before it. Whether a price, a quantity, an event or a combination of fields makes sense is the
+engine's question. One bad record refuses the delivery: a publisher that writes such records has a bug, and nobody
+knows which account to answer.
 
 Invariants:
 
-    K1  a record that passes has every field within BOUNDS, or, for CREATE_EVENT, CREATE_BOUNDS too
-    K2  `check` and `complaint` agree: one finds the record, the other names its field
+    K1  a record that passes has every field within `bounds_of` its kind, and no flag beyond `flags_of` it
+    K2  `check` and `complaint` agree: one finds the record, the other names its field or place
+    K3  an EXTENSION stands right before a command of its event with EXTENDED, and nothing else has that flag; BANDS
+        stand right before more BANDS or the CREATE_EVENT of their event, or before the EXTENSION of that
 """
 
 import struct
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numba import njit
 
-from ringpit.engine.codes import CommandKind, Flag, OrderType, Side, TimeInForce
+from ringpit.engine.codes import (
+    BOTH_SIDES,
+    CommandKind,
+    Flag,
+    LevelKind,
+    OrderType,
+    Outcome,
+    SelfTrade,
+    Side,
+    TimeInForce,
+)
 from ringpit.engine.limits import FRAME_COMMANDS_MAX, INT64_MAX
-from ringpit.engine.records import COMMAND, LAYOUT_VERSION, RECORD_BYTES, dtype_of
+from ringpit.engine.records import (
+    BANDS,
+    BANDS_PER_RECORD,
+    COMMAND,
+    EXTENSION,
+    LAYOUT_VERSION,
+    RECORD_BYTES,
+    dtype_of,
+)
 from ringpit.shards.messages import MalformedMessage
 from ringpit.shards.prices import DECIMALS_MAX, TICK_UNITS_MAX
 
@@ -39,7 +60,7 @@ HEADER_FIELDS: Final = (
     ("magic", "S4", "RPIT"),
     ("layout_version", "<i2", f"version of the record tables, {LAYOUT_VERSION}"),
     ("reserved", "<i2", "0"),
-    ("count", "<i4", f"commands that follow, 1 to {FRAME_COMMANDS_MAX}"),
+    ("count", "<i4", f"records that follow, 1 to {FRAME_COMMANDS_MAX}"),
     ("reserved_too", "<i4", "0"),
 )
 HEADER: Final = dtype_of(HEADER_FIELDS)
@@ -50,66 +71,159 @@ UNPACK_HEADER: Final = struct.Struct(
     "<" + "".join(STRUCT_CODES[code] for _, code, _ in HEADER_FIELDS)
 ).unpack_from
 
-FIRST_KIND, LAST_KIND = int(CommandKind.NEW), int(CommandKind.SETTLE)
-CREATE_EVENT = int(CommandKind.CREATE_EVENT)
-SIDE_MAX, TYPE_MAX = int(max(Side)), int(max(OrderType))
-TIME_IN_FORCE_MAX, FLAGS_MAX = int(max(TimeInForce)), int(Flag.NO_PRICE)
+SENT_KINDS: Final = tuple(kind for kind in CommandKind if kind not in (CommandKind.TICK, CommandKind.MARKER))
+# Kernels compare with plain numbers: an enum member costs a conversion each time when interpreted.
+FIRST_KIND, LAST_KIND = int(min(SENT_KINDS)), int(max(SENT_KINDS))
+NEW, CREATE_EVENT = int(CommandKind.NEW), int(CommandKind.CREATE_EVENT)
+MASS_CANCEL, TICK, MARKER = int(CommandKind.MASS_CANCEL), int(CommandKind.TICK), int(CommandKind.MARKER)
+EXTENSION_KIND, BANDS_KIND = int(CommandKind.EXTENSION), int(CommandKind.BANDS)
+SIDE_MAX, TYPE_MAX, LEVELS_MAX = int(max(Side)), int(max(OrderType)), int(max(LevelKind))
+TIME_IN_FORCE_MAX, SELF_TRADE_MAX, OUTCOME_MAX = int(max(TimeInForce)), int(max(SelfTrade)), int(max(Outcome))
+FLAGS, EXTENDED = sum(Flag), int(Flag.EXTENDED)
+MASS_CANCEL_FLAGS = FLAGS - EXTENDED  # nothing completes one, so it may go to every shard alone
+INT64: Final = (-INT64_MAX - 1, INT64_MAX)
+ZERO: Final = (0, 0)
+KIND_RULE: Final = "kind must be one of " + ", ".join(f"{kind.value} {kind.name}" for kind in SENT_KINDS)
 
-BOUNDS: Final = (
-    ("kind", FIRST_KIND, LAST_KIND),
-    ("side", 0, SIDE_MAX),
-    ("order_type", 0, TYPE_MAX),
-    ("time_in_force", 0, TIME_IN_FORCE_MAX),
-    ("flags", 0, FLAGS_MAX),
-    ("verdict", 0, 0),
-    ("self_trade", 0, 0),
-    ("outcome", 0, 0),
-    ("expires_ns", 0, 0),
-)
-CREATE_BOUNDS: Final = (("order", 1, TICK_UNITS_MAX), ("account", 0, DECIMALS_MAX))
-PAYOUT_BOUNDS: Final = {True: (-INT64_MAX - 1, INT64_MAX), False: (0, 0)}  # by: is it a CREATE_EVENT?
+
+def bounds_of(kind: int) -> tuple[tuple[str, int, int], ...]:
+    """(field, lowest, highest) of what a client may say in a record of a kind, whose flags are apart."""
+    if kind == CommandKind.EXTENSION:
+        return tuple((name, *ZERO) for name in ("reserved", "reserved_2", "reserved_3"))
+    if kind == CommandKind.BANDS:
+        return (("count", 1, BANDS_PER_RECORD), ("reserved", *ZERO), ("reserved_2", *ZERO))
+    creates, timed = kind == CommandKind.CREATE_EVENT, kind in (CommandKind.CREATE_EVENT, CommandKind.NEW)
+    return (
+        ("side", 0, BOTH_SIDES if kind == CommandKind.MASS_CANCEL else SIDE_MAX),
+        ("order_type", 0, LEVELS_MAX if creates else TYPE_MAX),
+        ("time_in_force", 0, TIME_IN_FORCE_MAX),
+        ("verdict", *ZERO),
+        ("self_trade", 0, SELF_TRADE_MAX),
+        ("outcome", 0, OUTCOME_MAX),
+        ("payout", *(INT64 if creates else ZERO)),
+        ("expires_ns", *(INT64 if timed else ZERO)),
+        *((("order", 1, TICK_UNITS_MAX), ("account", 0, DECIMALS_MAX)) if creates else ()),
+    )
+
+
+def flags_of(kind: int) -> int:
+    """The flags that a record of a kind may have, all together; whether they go together is the engine's question."""
+    return MASS_CANCEL_FLAGS if kind == CommandKind.MASS_CANCEL else FLAGS
+
+
+@njit(cache=True)
+def sound_command(command, kind):
+    """True if a record that is no EXTENSION or BANDS keeps K1."""
+    side = command["side"]
+    order_type = command["order_type"]
+    time_in_force = command["time_in_force"]
+    self_trade = command["self_trade"]
+    outcome = command["outcome"]
+    # A negative number keeps its sign bit through `|`, so one comparison finds any of them.
+    if (side | order_type | time_in_force | self_trade | outcome) < 0:
+        return False
+    if order_type > TYPE_MAX or time_in_force > TIME_IN_FORCE_MAX or self_trade > SELF_TRADE_MAX:
+        return False
+    if outcome > OUTCOME_MAX or command["verdict"] != 0 or command["flags"] & ~FLAGS:
+        return False
+    if kind == NEW:
+        return side <= SIDE_MAX and command["payout"] == 0
+    if kind == CREATE_EVENT:
+        if side > SIDE_MAX or order_type > LEVELS_MAX:
+            return False
+        if command["order"] < 1 or command["order"] > TICK_UNITS_MAX:
+            return False
+        return 0 <= command["account"] <= DECIMALS_MAX
+    if command["payout"] != 0 or command["expires_ns"] != 0:
+        return False
+    if kind == MASS_CANCEL:
+        return side <= BOTH_SIDES and command["flags"] & EXTENDED == 0
+    return side <= SIDE_MAX
+
+
+@njit(cache=True)
+def sound_extra(command, kind):
+    """
+    True if an EXTENSION or BANDS keeps K1; bands that are not counted are zeros. Read as the COMMAND that lies over it:
+    a count lies where a side does, bands one to six where the words from order to expires_ns do.
+    """
+    reserved = command["order_type"] | command["time_in_force"] | command["flags"] | command["verdict"]
+    if reserved | command["self_trade"] | command["outcome"]:
+        return False
+    count = command["side"]
+    if kind == EXTENSION_KIND:
+        return count == 0
+    if count < 1 or count > BANDS_PER_RECORD:
+        return False
+    if count < 6 and command["expires_ns"] != 0:
+        return False
+    if count < 5 and command["payout"] != 0:
+        return False
+    if count < 4 and command["quantity"] != 0:
+        return False
+    if count < 3 and command["price"] != 0:
+        return False
+    return count > 1 or command["account"] == 0
 
 
 @njit(cache=True)
 def check(commands, count):
-    """Index of the first of `count` commands that a client may not send, or -1 (K1)."""
+    """Index of the first of `count` records that a client may not send, or -1 (K1, K3)."""
+    waiting = 0  # the kind of the record before, if it completes this one
+    banded = False  # bands wait for their CREATE_EVENT
     for index in range(count):
         kind = commands[index]["kind"]
-        if kind < FIRST_KIND or kind > LAST_KIND:
+        if kind < FIRST_KIND or kind > LAST_KIND or kind in (TICK, MARKER):
             return index
-        side = commands[index]["side"]
-        order_type = commands[index]["order_type"]
-        time_in_force = commands[index]["time_in_force"]
-        flags = commands[index]["flags"]
-        # A negative number keeps its sign bit through `|`, so one comparison finds any of them.
-        if (side | order_type | time_in_force | flags) < 0:
-            return index
-        if side > SIDE_MAX or order_type > TYPE_MAX or time_in_force > TIME_IN_FORCE_MAX or flags > FLAGS_MAX:
-            return index
-        if commands[index]["verdict"] | commands[index]["self_trade"] | commands[index]["outcome"]:
-            return index
-        if commands[index]["expires_ns"] != 0:
-            return index
-        if kind == CREATE_EVENT:
-            if commands[index]["order"] < 1 or commands[index]["order"] > TICK_UNITS_MAX:
+        if kind in (EXTENSION_KIND, BANDS_KIND):
+            if not sound_extra(commands[index], kind):
                 return index
-            if commands[index]["account"] < 0 or commands[index]["account"] > DECIMALS_MAX:
+            if waiting == EXTENSION_KIND:
+                return index - 1
+        else:
+            if not sound_command(commands[index], kind):
                 return index
-        elif commands[index]["payout"] != 0:
-            return index
-    return -1
+            extended = commands[index]["flags"] & EXTENDED != 0
+            if extended != (waiting == EXTENSION_KIND):
+                return index if extended else index - 1
+            if banded and kind != CREATE_EVENT:
+                return index - 1
+        if waiting != 0 and commands[index]["event"] != commands[index - 1]["event"]:
+            return index - 1
+        if kind == EXTENSION_KIND:
+            waiting = EXTENSION_KIND
+        elif kind == BANDS_KIND:
+            waiting = BANDS_KIND
+            banded = True
+        else:
+            waiting = 0
+            banded = False
+    return count - 1 if waiting != 0 else -1
 
 
-def complaint(command: Any) -> str:
-    """What is wrong with a record that `check` refused: field, value and rule."""
-    creates = command["kind"] == CREATE_EVENT
-    rules = [*BOUNDS, ("payout", *PAYOUT_BOUNDS[bool(creates)]), *(CREATE_BOUNDS if creates else ())]
-    for name, low, high in rules:
-        value = int(command[name])
+def complaint(commands: np.ndarray, at: int) -> str:
+    """What is wrong with the record that `check` refused: field, value and rule."""
+    kind = int(commands[at]["kind"])
+    if kind not in SENT_KINDS:
+        return f"{KIND_RULE}, was {kind}"
+    record = commands[at : at + 1].view({EXTENSION_KIND: EXTENSION, BANDS_KIND: BANDS}.get(kind, COMMAND))[0]
+    for name, low, high in bounds_of(kind):
+        value = int(record[name])
         if not low <= value <= high:
             rule = f"be {low}" if low == high else f"be from {low} to {high}"
             return f"{name} must {rule}, was {value}"
-    return "nothing"
+    if kind == EXTENSION_KIND:
+        return "an EXTENSION must stand right before a command of the same event with the flag EXTENDED"
+    if kind == BANDS_KIND:
+        for number in range(int(record["count"]) + 1, BANDS_PER_RECORD + 1):
+            for name in (f"last_{number}", f"step_{number}"):
+                if record[name]:
+                    return f"{name} must be 0 behind a count of {record['count']}, was {record[name]}"
+        return "BANDS must stand right before more BANDS, the EXTENSION or the CREATE_EVENT of the same event"
+    flags = int(record["flags"])
+    if flags & ~flags_of(kind):
+        return f"flags must be bits of {flags_of(kind)}, was {flags}"
+    return "a command with the flag EXTENDED must stand right behind an EXTENSION of the same event"
 
 
 def view(body: bytes | memoryview) -> np.ndarray:
@@ -136,22 +250,22 @@ def view(body: bytes | memoryview) -> np.ndarray:
         raise MalformedMessage(f"count must be from 1 to {FRAME_COMMANDS_MAX}, was {count}", 8)
     if size != HEADER_BYTES + count * RECORD_BYTES:
         raise MalformedMessage(
-            f"{count} commands must make {HEADER_BYTES + count * RECORD_BYTES} bytes, were {size}", 8
+            f"{count} records must make {HEADER_BYTES + count * RECORD_BYTES} bytes, were {size}", 8
         )
     return np.frombuffer(body, COMMAND, count, HEADER_BYTES)
 
 
 def first_complaint(commands: np.ndarray) -> tuple[str, int] | None:
-    """What is wrong with the first bad command and the byte where it begins in a delivery, or None."""
+    """What is wrong with the first bad record and the byte where it begins in a delivery, or None."""
     bad = int(check(commands, len(commands)))
     if bad < 0:
         return None
-    return f"command {bad} of {len(commands)}: {complaint(commands[bad])}", HEADER_BYTES + bad * RECORD_BYTES
+    return f"record {bad} of {len(commands)}: {complaint(commands, bad)}", HEADER_BYTES + bad * RECORD_BYTES
 
 
 def decode(body: bytes | memoryview) -> np.ndarray:
     """
-    The checked commands of a packed delivery, as `view` gives them.
+    The checked records of a packed delivery, as `view` gives them.
 
     Raises MalformedMessage with the record, the field, the value and the rule.
     Cost: a few microseconds per delivery and a few nanoseconds per command.
@@ -174,7 +288,7 @@ def encode(commands: np.ndarray) -> bytes:
             f"commands must be a one-dimensional COMMAND array, was {commands.dtype} {commands.shape}"
         )
     if not 1 <= len(commands) <= FRAME_COMMANDS_MAX:
-        raise ValueError(f"a delivery must have 1 to {FRAME_COMMANDS_MAX} commands, had {len(commands)}")
+        raise ValueError(f"a delivery must have 1 to {FRAME_COMMANDS_MAX} records, had {len(commands)}")
     found = first_complaint(commands)
     if found:
         raise ValueError(found[0])

@@ -251,7 +251,8 @@ def run_router(config: Config, index: int, incarnation: int, say: Callable[[str]
     shards = config.exchange.shards
     placement = dict(config.placement.events)
     directory = Directory(shards, config.limits.events * shards, placement)
-    router = Router(index, segment, first_position(incarnation), intake, directory, shards, say)
+    self_trade = config.orders.self_trade_mode()
+    router = Router(index, segment, first_position(incarnation), intake, directory, shards, say, self_trade)
     seen = [0] * shards
     deadline = 0.0
     turns = 0

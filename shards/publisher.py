@@ -237,7 +237,9 @@ class Publisher:
         else:
             content_type = PACKED
             buffer = self._records.view(np.uint8).reshape(-1).data
-            render.gather(output.words, picks, batches, groups, trades, self._records, self._ends)
+            render.gather(
+                output.views.mirror, output.words, picks, batches, groups, trades, self._records, self._ends
+            )
         starts = batches.start[: groups + 1].tolist()
         firsts = batches.order[batches.start[:groups]]
         begin = 0

@@ -7,7 +7,7 @@ Quotes: best prices and depth of the books in a mirror, as JSON lines.
     {"Seq":90,"Shard":1,"Generation":1,"Kind":"Book","Event":7,"State":"Open","Bids":[["0.54",10]],
      "Asks":[["0.56",4]],"Time":1700000000000000000}
 
-Each line is absolute: the state after the command "Seq". A reader keeps the one with the largest "Seq" of
+Everything is in terms of YES. Each line is absolute: the state after the command "Seq". A reader keeps the one with the largest "Seq" of
 an event and needs no other. A side that nobody quotes is left out of a price, and is empty in a book.
 
 Fast here because the levels are found by the bitmap, best first. Slow when books are many and deep: a level costs
@@ -18,7 +18,7 @@ from typing import Final
 
 from ringpit.engine.ladder import NIL
 from ringpit.shards.kernels import kernel
-from ringpit.shards.mirror import ask_from, bid_from
+from ringpit.shards.mirror import lots_at, next_ask, next_bid, price_at
 from ringpit.shards.render import (
     T_ASK,
     T_ASK_LOTS,
@@ -76,10 +76,9 @@ def put_best(s, m, book, level, price, lots, out, at):
     """Write a best price and the lots there under the names in two texts; nothing if there is none."""
     if level == NIL:
         return at
-    ticks = level - m.books[book]["first"] + m.books[book]["low"]
-    at = put_price(s, m, book, price, ticks, out, at)
+    at = put_price(s, m, book, price, price_at(m, book, level), out, at)
     at = put(s, lots, out, at)
-    return put_integer(abs(m.quantity[level]), out, at)
+    return put_integer(abs(lots_at(m, book, level)), out, at)
 
 
 @kernel
@@ -106,12 +105,12 @@ def put_side(s, m, book, bids, depth, out, at):
         if i > 0:
             at = put(s, T_COMMA, out, at)
         at = put(s, T_LEVEL, out, at)
-        ticks = level - m.books[book]["first"] + m.books[book]["low"]
+        ticks = price_at(m, book, level)
         at = put_decimal(ticks * m.books[book]["tick_units"], m.books[book]["decimals"], out, at)
         at = put(s, T_LOTS, out, at)
-        at = put_integer(abs(m.quantity[level]), out, at)
+        at = put_integer(abs(lots_at(m, book, level)), out, at)
         at = put(s, T_CLOSE, out, at)
-        level = bid_from(m, book, level - 1) if bids else ask_from(m, book, level + 1)
+        level = next_bid(m, book, level) if bids else next_ask(m, book, level)
     return put(s, T_CLOSE, out, at)
 
 

@@ -26,7 +26,7 @@ from ringpit.engine.tables import allocate
 from ringpit.shards.messages import MalformedMessage, decode, to_commands
 from ringpit.shards.mirror import allocate_mirror
 from ringpit.shards.output import ShardViews, Word
-from ringpit.shards.prices import PriceSpec
+from ringpit.shards.prices import PriceSpec, spec_of_records
 from ringpit.shards.publisher import Publisher, Settings
 from ringpit.shards.sinks import ReportsOnly, StreamSink
 
@@ -95,11 +95,9 @@ class Replay:
     def frame(self, line: bytes) -> np.ndarray:
         """A line as a frame. Raises MalformedMessage."""
         commands = to_commands(decode(None, line), self._specs.get)
-        for command in commands[commands["kind"] == CommandKind.CREATE_EVENT]:
-            if command["verdict"] == 0:
-                spec = PriceSpec.of_command(command)
-                if spec.fits_ladder:
-                    self._specs.setdefault(int(command["event"]), spec)
+        for at in np.flatnonzero(commands["kind"] == CommandKind.CREATE_EVENT).tolist():
+            if commands[at]["verdict"] == 0:
+                self._specs.setdefault(int(commands[at]["event"]), spec_of_records(commands, at))
         frame = np.zeros(len(commands) + 1, COMMAND)
         marker = frame[:1].view(MARKER)
         marker["kind"] = CommandKind.MARKER

@@ -5,8 +5,8 @@ Router: takes deliveries in, deals their commands to shards as frames, acknowled
       ^                                                                        │
       └────────── acknowledge the contiguous durable prefix <── durable_position.R of each worker
 
-A delivery becomes one marker and its commands on each ring that it touches, visible by one advance of the
-tail. If one of the rings has no room the delivery waits, and with it everything behind it: the intake is
+A delivery becomes one marker and its records on each ring that it touches, visible by one advance of the
+tail. A mass cancel of all events touches every ring. If one of the rings has no room the delivery waits, and with it everything behind it: the intake is
 paused, which leaves the socket unread. A malformed delivery is put aside with its reason, and takes its place
 in the order of acknowledgements.
 
@@ -31,18 +31,18 @@ from typing import Final, NamedTuple
 import google_crc32c
 import numpy as np
 
-from ringpit.engine.codes import CommandKind, Reason
+from ringpit.engine.codes import CommandKind, Reason, SelfTrade
 from ringpit.engine.records import MARKER
 from ringpit.ipc.atomics import load_cell, store_cell
 from ringpit.ipc.segment import Segment
 from ringpit.shards.delivery import Delivery, Intake
-from ringpit.shards.directory import Directory, deal
+from ringpit.shards.directory import EVERY_SHARD, Directory, deal
 from ringpit.shards.kernels import kernel
 from ringpit.shards.layout import State
 from ringpit.shards.messages import MalformedMessage, decode, to_commands
 from ringpit.shards.packed import CONTENT_TYPE as PACKED
 from ringpit.shards.packed import first_complaint, view
-from ringpit.shards.prices import PriceSpec, PriceSpecError
+from ringpit.shards.prices import PriceSpecError, spec_of_records
 
 DEALT_PER_STEP_MAX: Final = 64  # deliveries between two looks at acknowledgements
 HASH_SHIFT: Final = 32
@@ -84,7 +84,7 @@ def write_frame(slots, markers, tail, facts, commands, shard_of, shard, count):
     markers[slot]["position"] = tail + 1 + count
     position = tail + 1
     for i in range(commands.shape[0]):
-        if shard_of[i] == shard:
+        if shard_of[i] == shard or shard_of[i] == EVERY_SHARD:
             slots[position & mask] = commands[i]
             position += 1
     markers[slot]["first_event"] = slots[(tail + 1) & mask]["event"]
@@ -107,6 +107,7 @@ class Router:
         directory: Which shard an event lives on.
         shards: How many there are.
         say: Gets one line for each change worth knowing.
+        self_trade: Mode of new orders that name none; packed ones always do.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Router:
         directory: Directory,
         shards: int,
         say: Callable[[str], None],
+        self_trade: SelfTrade = SelfTrade.NONE,
     ) -> None:
         """Starts with no worker attached: nothing is dealt before `attach` was called for each shard."""
         self.index = index
@@ -125,6 +127,7 @@ class Router:
         self._intake = intake
         self._directory = directory
         self._say = say
+        self._self_trade = self_trade
         layout = segment.layout
         self._lines = []
         for shard in range(shards):
@@ -327,7 +330,7 @@ class Router:
         """The commands of a delivery; raises MalformedMessage."""
         kind = delivery.content_type
         if kind != PACKED and kind.partition(";")[0].strip().lower() != PACKED:
-            return to_commands(decode(kind or None, delivery.body), self._directory.spec_of)
+            return to_commands(decode(kind or None, delivery.body), self._directory.spec_of, self._self_trade)
         commands = view(delivery.body)
         complaint = first_complaint(commands)
         if complaint is not None:
@@ -336,14 +339,13 @@ class Router:
 
     def _learn_created(self, commands: np.ndarray) -> None:
         """Remember the price specs of events that this delivery creates, for later decimal prices."""
-        for command in commands[commands["kind"] == CommandKind.CREATE_EVENT]:
-            if command["verdict"] == Reason.NONE:
+        for at in np.flatnonzero(commands["kind"] == CommandKind.CREATE_EVENT).tolist():
+            if commands[at]["verdict"] == Reason.NONE:
                 try:
-                    spec = PriceSpec.of_command(command)
+                    spec = spec_of_records(commands, at)
                 except PriceSpecError:
                     continue  # the engine refuses it, too, and says why to whoever asked
-                if spec.fits_ladder:
-                    self._directory.create(int(command["event"]), spec)
+                self._directory.create(int(commands[at]["event"]), spec)
 
     def _has_room(self, shard: int, slots: int) -> bool:
         """True if a ring can take a frame; looks at the worker's head only if it seems full."""

@@ -11,8 +11,29 @@ from typing import Any, Final
 
 import msgspec
 
-from ringpit.engine.codes import CommandKind, Flag, OrderType, Reason, ReportKind, Side, TimeInForce
-from ringpit.engine.records import COMMAND_FIELDS, LAYOUT_VERSION, MARKER_FIELDS, REPORT_FIELDS, dtype_of
+from ringpit.engine.codes import (
+    BOTH_SIDES,
+    CommandKind,
+    Flag,
+    LevelKind,
+    OrderType,
+    Outcome,
+    Reason,
+    ReportFlag,
+    ReportKind,
+    SelfTrade,
+    Side,
+    TimeInForce,
+)
+from ringpit.engine.records import (
+    BANDS_FIELDS,
+    COMMAND_FIELDS,
+    EXTENSION_FIELDS,
+    LAYOUT_VERSION,
+    MARKER_FIELDS,
+    REPORT_FIELDS,
+    dtype_of,
+)
 from ringpit.shards.messages import DECODERS, Delivery, Integer, IntegerText, PriceText
 from ringpit.shards.packed import CONTENT_TYPE, HEADER_FIELDS
 
@@ -21,14 +42,22 @@ NAMED: Final = {
     "IntegerText": msgspec.json.schema(IntegerText),
     "PriceText": msgspec.json.schema(PriceText),
 }
-CODES: Final = (CommandKind, Side, OrderType, TimeInForce, Flag, ReportKind, Reason)
+CODES: Final = (
+    CommandKind, Side, Outcome, OrderType, TimeInForce, SelfTrade, LevelKind, Flag, ReportKind, ReportFlag, Reason,
+)  # fmt: skip
 PACKED_TABLES: Final = (
     ("header", HEADER_FIELDS, "once, at the beginning of a packed delivery"),
     (
         "COMMAND",
         COMMAND_FIELDS,
-        "as many as the header's count; kinds NEW to SETTLE, verdict and the reserved fields 0",
+        "each of the header's count, or what completes it; any kind but TICK and MARKER, verdict 0",
     ),
+    (
+        "EXTENSION",
+        EXTENSION_FIELDS,
+        "right before the command that it completes, of the same event, which has the flag EXTENDED",
+    ),
+    ("BANDS", BANDS_FIELDS, "right before a CREATE_EVENT of the same event, more BANDS, or its EXTENSION"),
     ("MARKER", MARKER_FIELDS, "made inside, one before the commands of a delivery in rings and log"),
     ("REPORT", REPORT_FIELDS, "what packed reports hold"),
 )
@@ -70,9 +99,10 @@ def layout(name: str, fields: tuple[tuple[str, str, str], ...], use: str) -> str
 
 def codes() -> str:
     """Every number of every enumeration, one enumeration a line."""
-    return "\n".join(
+    lines = [
         f"{kind.__name__}: " + ", ".join(f"{member.value} {member.name}" for member in kind) for kind in CODES
-    )
+    ]
+    return "\n".join([*lines, f"Side of a MASS_CANCEL that spares neither: {BOTH_SIDES}"])
 
 
 def schema() -> str:

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import force_setattr
 
+from ringpit.engine.codes import SelfTrade
 from ringpit.engine.limits import Limits
 from ringpit.wal.writer import BATCH_BYTES_LEAST
 
@@ -83,10 +84,27 @@ class LimitsConfig(Section, frozen=True):
     orders: Annotated[int, Meta(description="resting orders, a power of two")] = 1 << 18
     levels: Annotated[int, Meta(description="price levels, a power of two")] = 1 << 20
     keys: Annotated[int, Meta(description="frame keys remembered against duplicates, a power of two")] = 1 << 16
+    nodes: Annotated[
+        int, Meta(description="prices of skip lists, triggers and all-or-none limits, a power of two")
+    ] = 1 << 14
+    grids: Annotated[int, Meta(description="different tables of price bands")] = 64
 
     def limits(self) -> Limits:
         """The engine's own form; raises ValueError for what the engine refuses."""
-        return Limits(events=self.events, orders=self.orders, levels=self.levels, keys=self.keys)
+        return Limits(**{name: getattr(self, name) for name in self.__struct_fields__})
+
+
+class Orders(Section, frozen=True):
+    """What an order means that does not say; packed ones say everything."""
+
+    self_trade: Annotated[
+        Literal["none", "cancel_taker", "cancel_maker", "cancel_both", "decrement"],
+        Meta(description="what happens where an order meets another of its own account"),
+    ] = "none"
+
+    def self_trade_mode(self) -> SelfTrade:
+        """The engine's own form."""
+        return SelfTrade[self.self_trade.upper()]
 
 
 class Rings(Section, frozen=True):
@@ -231,6 +249,7 @@ class Config(Section, frozen=True):
 
     exchange: Exchange = Exchange()
     limits: LimitsConfig = LimitsConfig()
+    orders: Orders = Orders()
     rings: Rings = Rings()
     intake: Intake = Intake()
     output: Output = Output()

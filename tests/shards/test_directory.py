@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringpit.engine.codes import CommandKind, Flag
 from ringpit.engine.limits import INT64_MAX
 from ringpit.engine.records import COMMAND
 from ringpit.ipc.segment import Region, Segment, SegmentLayout
-from ringpit.shards.directory import PLACEMENT_VERSION, Directory, deal, home_of, settle_home
+from ringpit.shards.directory import EVERY_SHARD, PLACEMENT_VERSION, Directory, deal, home_of, settle_home
 from ringpit.shards.layout import EVENT
 from ringpit.shards.prices import spec_of
 
@@ -93,6 +94,35 @@ def test_dealing_is_asking_for_each_command(events):
     assert np.all(shard_of[len(events) :] == -1)
 
 
+def test_a_mass_cancel_of_all_events_goes_to_every_shard():
+    """It counts once on each; one of an event, and other kinds with that flag, go where their event lives."""
+    directory = Directory(3, 8, {event: event for event in range(3)})
+    directory.place()
+    commands = np.zeros(4, COMMAND)
+    commands["kind"] = [
+        CommandKind.MASS_CANCEL,
+        CommandKind.MASS_CANCEL,
+        CommandKind.NEW,
+        CommandKind.CREATE_EVENT,
+    ]
+    commands["flags"] = [Flag.ALL_EVENTS, 0, Flag.ALL_EVENTS, 0]
+    commands["event"] = [1, 1, 2, 2]
+    shard_of, counts = np.zeros(4, np.int64), np.zeros(3, np.int64)
+    assert 1 == deal(directory.homes, commands, 4, shard_of, counts)
+    assert [EVERY_SHARD, 1, 2, 2] == shard_of.tolist()
+    assert [1, 2, 3] == counts.tolist()
+
+
+def test_an_event_whose_prices_are_no_decimals_has_no_spec(worker):
+    """The engine takes ticks that the edge has no decimals for; the router goes on, and prices come as ticks."""
+    directory = Directory(2, 8, {})
+    directory.create(7, CENT)
+    show(worker, (7, 1, 99, 100, 1, 18), (8, 1, 99, 100, 1, 2))
+    assert 2 == directory.learn(1, worker)
+    assert (None, CENT) == (directory.spec_of(7), directory.spec_of(8))
+    assert 1 == directory.shard_of(7)
+
+
 def test_a_full_table_sends_later_events_by_hash():
     """Nothing is overwritten: what does not fit is as if it were unknown."""
     homes = Directory(2, 2, {}).homes
@@ -127,12 +157,12 @@ def test_what_a_worker_shows_is_learned_once_and_completely(worker):
     show(worker, (7, 1, 99, 100, 1, 2))
     assert 1 == directory.learn(1, worker)
     assert 0 == directory.learn(1, worker)
-    show(worker, (8, 5, 50, 60, 25, 3), (9, 1, 9, 10, 1, 1))
+    show(worker, (8, 10, 50, 60, 25, 3), (9, 1, 9, 10, 1, 1))
     assert 2 == directory.learn(1, worker)
 
     assert [1, 1, 1] == [directory.shard_of(event) for event in (7, 8, 9)]
     spec = directory.spec_of(8)
-    assert (5, 50, 60, 25, 3) == (
+    assert (10, 50, 60, 25, 3) == (
         spec.low_ticks, spec.high_ticks, spec.payout_ticks, spec.tick_units, spec.decimals
     )  # fmt: skip
 

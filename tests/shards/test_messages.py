@@ -9,13 +9,25 @@ import msgspec
 import numpy as np
 import pytest
 
-from ringpit.engine.codes import CommandKind, Flag, OrderType, Reason, Side, TimeInForce
-from ringpit.engine.limits import FRAME_COMMANDS_MAX, INT64_MAX
-from ringpit.engine.records import COMMAND
+from ringpit.engine.codes import (
+    BOTH_SIDES,
+    CommandKind,
+    Flag,
+    LevelKind,
+    OrderType,
+    Outcome,
+    Reason,
+    SelfTrade,
+    Side,
+    TimeInForce,
+)
+from ringpit.engine.limits import FRAME_COMMANDS_MAX, INT64_MAX, PRICE_TICKS_MAX
+from ringpit.engine.records import BANDS, COMMAND, EXTENSION, LAYOUT_VERSION
 from ringpit.shards import messages, packed
 from ringpit.shards.messages import (
     CreateEvent,
     MalformedMessage,
+    MassCancel,
     Order,
     OrderFields,
     Settlement,
@@ -63,9 +75,10 @@ def malformed(body: bytes, content_type: str | None = JSON) -> str:
 
 
 @pytest.mark.parametrize("content_type", ENCODERS)
-def test_the_three_tasks(content_type):
-    """CreateEvent, Order and Settlement are read exactly as the user writes them, in both encodings."""
+def test_the_four_tasks(content_type):
+    """Every task is read exactly as the user writes it, in both encodings."""
     encode = ENCODERS[content_type]
+    assert [MassCancel()] == decode(content_type, encode({"Task": "MassCancel"}))
     assert [CreateEvent(event=7)] == decode(content_type, encode({"Task": "CreateEvent", "ID": 7}))
     assert [Settlement(event=7)] == decode(content_type, encode({"Task": "Settlement", "ID": 7}))
     fields = OrderFields(order=1, account=42, side=messages.SideName.BUY, price=0.57, quantity=10)
@@ -76,7 +89,7 @@ def test_the_three_tasks(content_type):
 def test_structs_write_what_decode_reads(content_type):
     """A publisher in Python may encode the structs themselves."""
     fields = OrderFields(order=1, account=42, side=messages.SideName.SELL, price="0.57", quantity=10)
-    sent = [CreateEvent(event=7), Order(event=7, order=fields), Settlement(event=7)]
+    sent = [CreateEvent(event=7), Order(event=7, order=fields), Settlement(event=7), MassCancel(group=5)]
     assert sent == decode(content_type, ENCODERS[content_type](sent))
 
 
@@ -315,12 +328,209 @@ def test_a_known_event_keeps_its_ticks():
     assert 50 == to_commands(decode(JSON, json.dumps(sent).encode()), known)[1]["price"]
 
 
-def test_an_event_too_wide_for_the_ladder_opens_nothing():
-    """The engine will refuse it, so orders behind it have no ticks."""
-    sent = [{"Task": "CreateEvent", "ID": 7, "Spec": {"Tick": "0.000001"}}, order(Price=0.5)]
-    assert [0, Reason.UNKNOWN_EVENT] == to_commands(decode(JSON, json.dumps(sent).encode()), unknown)[
-        "verdict"
-    ].tolist()
+@pytest.mark.parametrize(
+    ("spec", "opens"),
+    [
+        ({"Tick": "0.000001"}, True),
+        ({"Tick": "0.000001", "Levels": "Ladder"}, False),
+        ({"OrdersMax": -1}, False),
+        ({"AccountOrdersMax": "-1"}, False),
+        ({"ClosesNs": -1}, False),
+        ({"Bands": [{"Last": "0.5", "Tick": "0.01"}]}, False),
+    ],
+)
+def test_an_event_that_the_engine_refuses_opens_nothing(spec, opens):
+    """Orders behind it in the same delivery have no ticks; those behind one that is taken have."""
+    sent = [{"Task": "CreateEvent", "ID": 7, "Spec": spec}, order(Price=0.5)]
+    verdicts = [0, 0] if opens else [Reason.UNSUPPORTED, Reason.UNKNOWN_EVENT]
+    assert verdicts == to_commands(decode(JSON, json.dumps(sent).encode()), unknown)["verdict"].tolist()
+
+
+def records_of(*sent: dict[str, Any], spec_of_event: Any = known, **settings: Any) -> list[dict[str, int]]:
+    """All records of messages, each by the field names of its own kind."""
+    commands = to_commands(decode(JSON, json.dumps(sent).encode()), spec_of_event, **settings)
+    tables = {CommandKind.EXTENSION: EXTENSION, CommandKind.BANDS: BANDS}
+    rows = [
+        commands[at : at + 1].view(tables.get(commands["kind"][at], COMMAND)) for at in range(len(commands))
+    ]
+    return [dict(zip(row.dtype.names, row[0].item(), strict=True)) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "value"),
+    [
+        ({"Outcome": "NO"}, "outcome", Outcome.NO),
+        ({"Outcome": "no"}, "outcome", Outcome.NO),
+        ({"PostOnly": True}, "flags", Flag.POST_ONLY),
+        ({"Hidden": True}, "flags", Flag.HIDDEN),
+        ({"AllOrNone": True}, "flags", Flag.ALL_OR_NONE),
+        ({"PostOnly": True, "Hidden": True, "AllOrNone": True}, "flags", 4 + 8 + 16),
+        ({"TimeInForce": "DAY"}, "time_in_force", TimeInForce.DAY),
+        ({"TimeInForce": "GTD", "ExpiresNs": 10**18}, "expires_ns", 10**18),
+        ({"TimeInForce": "GTD", "ExpiresNs": "1700000000000000001"}, "expires_ns", 1_700_000_000_000_000_001),
+        ({"SelfTrade": "None"}, "self_trade", SelfTrade.NONE),
+        ({"SelfTrade": "cancelmaker"}, "self_trade", SelfTrade.CANCEL_MAKER),
+        ({"SelfTrade": "Decrement"}, "self_trade", SelfTrade.DECREMENT),
+        ({"Type": "Money", "Price": None, "Quantity": 1_250}, "quantity", 1_250),
+        ({"Type": "Money", "Price": None, "Quantity": None, "Money": "12.50"}, "quantity", 1_250),
+        ({"Type": "StopLimit"}, "order_type", OrderType.STOP_LIMIT),
+        ({"Type": "trailingstop", "Price": None}, "order_type", OrderType.TRAILING_STOP),
+        ({"Action": "Reduce"}, "kind", CommandKind.REDUCE),
+        ({"Action": "Replace", "Side": None}, "kind", CommandKind.REPLACE),
+        ({"Action": "Amend", "SelfTrade": "Decrement", "TimeInForce": "GTD", "ExpiresNs": 5}, "expires_ns", 0),
+    ],
+)
+def test_what_few_orders_say(changes, field, value):
+    """Each lands in its field; nothing else of the record changes with it, and no second record is made."""
+    [record] = records_of(order(**changes))
+    assert (0, value) == (record["verdict"], record[field])
+    assert 57 == record["price"] or record["flags"] & Flag.NO_PRICE
+    assert (7, 1, 42, 0) == tuple(record[name] for name in ("event", "order", "account", "payout"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"Type": "Stop", "Price": None, "Trigger": "0.60"}, {"trigger": 60}),
+        ({"Type": "Stop", "Price": None, "TriggerTicks": "60"}, {"trigger": 60}),
+        ({"Type": "StopLimit", "Trigger": 0.6}, {"trigger": 60}),
+        ({"Type": "TrailingStop", "Price": None, "Trail": "0.05"}, {"trail": 5}),
+        ({"Type": "TrailingStop", "Price": None, "TrailTicks": 5, "TriggerTicks": 0}, {"trail": 5}),
+        ({"Display": 3}, {"display": 3}),
+        ({"Display": "3", "Group": "9223372036854775807"}, {"display": 3, "group": INT64_MAX}),
+        ({"Group": 0}, {}),
+        ({"Group": 5, "Outcome": "NO", "Hidden": True}, {"group": 5}),
+    ],
+)
+def test_an_extension_stands_right_before_its_command(changes, expected):
+    """What has no place in a COMMAND makes an EXTENSION of the same event before it, and the flag EXTENDED (E3)."""
+    extension, command = records_of(order(**changes))
+    blank = dict.fromkeys(EXTENSION.names, 0)
+    assert {**blank, "kind": CommandKind.EXTENSION, "event": 7, **expected} == extension
+    assert (0, 7, Flag.EXTENDED) == (command["verdict"], command["event"], command["flags"] & Flag.EXTENDED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"Type": "Stop", "Trigger": "0.605"}, Reason.PRICE_NOT_ON_TICK),
+        ({"Type": "Stop", "Trigger": "high"}, Reason.MALFORMED),
+        ({"Type": "Stop", "Trigger": 0.6, "TriggerTicks": 60}, Reason.MALFORMED),
+        ({"Type": "TrailingStop", "Trail": 1e300}, Reason.PRICE_OUT_OF_RANGE),
+        ({"Type": "TrailingStop", "Trail": 0.1, "TrailTicks": 10}, Reason.MALFORMED),
+        ({"Type": "StopLimit", "Price": None, "TriggerTicks": 60}, Reason.MALFORMED),
+        ({"Type": "Money", "Price": None, "Quantity": None, "Money": "12.505"}, Reason.QTY_INVALID),
+        ({"Type": "Money", "Price": None, "Quantity": None, "Money": "1e30"}, Reason.QTY_LIMIT),
+        ({"Type": "Money", "Price": None, "Money": "12.50"}, Reason.MALFORMED),
+        ({"Quantity": None, "Money": "12.50"}, Reason.MALFORMED),
+        ({"Action": "Amend", "Quantity": None, "Money": "12.50"}, Reason.MALFORMED),
+        ({"Side": None, "Outcome": "NO"}, Reason.MALFORMED),
+        ({"Price": 0.575, "Trigger": "high"}, Reason.PRICE_NOT_ON_TICK),
+    ],
+)
+def test_what_few_orders_say_and_cannot_be_done(changes, verdict):
+    """A trigger, trail or money that is no whole number of ticks, or said twice, is a verdict; the order is never lost."""
+    assert verdict == records_of(order(**changes))[-1]["verdict"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"Trigger": 0.6}, {"Trail": 0.1}, {"Type": "Money", "Quantity": None, "Money": 5}]
+)
+def test_other_decimals_of_an_unknown_event(changes):
+    """Triggers, trails and money of an unknown event cannot be ticks either."""
+    message = order(Price=None, PriceTicks=57, **changes)
+    assert Reason.UNKNOWN_EVENT == records_of(message, spec_of_event=unknown)[-1]["verdict"]
+
+
+def test_a_cancel_says_whose_order_it_means():
+    """Nothing else of it is looked at, and it is always one record."""
+    strange = {
+        "Display": 3,
+        "Trigger": "high",
+        "Money": 5,
+        "PostOnly": True,
+        "Outcome": "NO",
+        "Price": "nonsense",
+    }
+    assert records_of(order(Action="Cancel")) == records_of(order(Action="Cancel", **strange))
+
+
+def test_the_configured_self_trade_mode_is_for_new_orders_that_name_none():
+    """An order that names a mode, `None` too, keeps it; other verbs have none."""
+    sent = [
+        order(),
+        order(SelfTrade="None"),
+        order(SelfTrade="CancelBoth"),
+        order(Outcome="NO"),
+        order(Action="Amend"),
+    ]
+    modes = [record["self_trade"] for record in records_of(*sent, self_trade=SelfTrade.DECREMENT)]
+    assert [SelfTrade.DECREMENT, 0, SelfTrade.CANCEL_BOTH, SelfTrade.DECREMENT, 0] == modes
+    assert [0] == [record["self_trade"] for record in records_of(order())]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, {"event": 0, "side": BOTH_SIDES, "flags": Flag.ALL_EVENTS}),
+        (
+            {"ID": None, "Account": None, "Side": None, "Group": None},
+            {"side": BOTH_SIDES, "flags": Flag.ALL_EVENTS},
+        ),
+        ({"ID": 7}, {"event": 7, "side": BOTH_SIDES}),
+        ({"ID": "7", "Account": "42", "Side": "Buy", "Group": "9"}, {"event": 7, "account": 42, "order": 9}),
+        ({"Account": 42, "Side": "sell"}, {"account": 42, "side": Side.SELL, "flags": Flag.ALL_EVENTS}),
+    ],
+)
+def test_mass_cancels(fields, expected):
+    """An event or all of them, an account, a side and a group, or any."""
+    blank = dict.fromkeys(COMMAND.names, 0)
+    assert [{**blank, "kind": CommandKind.MASS_CANCEL, **expected}] == records_of(
+        {"Task": "MassCancel", **fields}
+    )
+
+
+def test_an_event_with_everything():
+    """Bands, then the extension, then CREATE_EVENT, all of one event (E3)."""
+    bands = [{"Last": f"{n}", "Tick": "0.05"} for n in range(1, 8)] + [{"Last": 10, "Tick": 0.1}]
+    spec = {
+        "Tick": "0.05", "Low": "0", "High": 10, "Payout": None, "Bands": bands, "Levels": "SkipList", "OrdersMax": 500,
+        "ClosesNs": "1700000000000000000",
+    }  # fmt: skip
+    first, second, extension, command = records_of({"Task": "CreateEvent", "ID": 7, "Spec": spec})
+    blank = dict.fromkeys(BANDS.names, 0)
+    rows = {f"{name}_{n}": value for n in range(1, 7) for name, value in (("last", 20 * n), ("step", 1))}
+    assert {**blank, "kind": CommandKind.BANDS, "count": 6, "event": 7, **rows} == first
+    rows = {"last_1": 140, "step_1": 1, "last_2": 200, "step_2": 2}
+    assert {**blank, "kind": CommandKind.BANDS, "count": 2, "event": 7, **rows} == second
+    assert {
+        **dict.fromkeys(EXTENSION.names, 0),
+        "kind": CommandKind.EXTENSION,
+        "event": 7,
+        "orders_max": 500,
+    } == extension
+    assert {
+        **dict.fromkeys(COMMAND.names, 0), "kind": CommandKind.CREATE_EVENT, "order_type": LevelKind.SKIP_LIST,
+        "flags": Flag.EXTENDED, "event": 7, "order": 5, "account": 2, "price": 0, "quantity": 200,
+        "expires_ns": 1_700_000_000_000_000_000,
+    } == command  # fmt: skip
+
+
+def test_an_event_without_a_highest_price():
+    """Unbounded is up to PRICE_TICKS_MAX, without payout; orders behind it have its ticks."""
+    sent = [{"Task": "CreateEvent", "ID": 7, "Spec": {"Unbounded": True}}, order(Price="12345.67")]
+    create, later = records_of(*sent, spec_of_event=unknown)
+    assert (1, PRICE_TICKS_MAX, 0) == tuple(create[name] for name in ("price", "quantity", "payout"))
+    assert (0, 1_234_567) == (later["verdict"], later["price"])
+
+
+def test_a_delivery_makes_at_most_a_frame_of_records():
+    """Extensions count: what makes more records than a frame holds is malformed, with the number."""
+    half = FRAME_COMMANDS_MAX // 2
+    one = json.dumps(order(Group=5)).encode()
+    assert FRAME_COMMANDS_MAX == len(to_commands(decode(JSON, b"[" + b",".join([one] * half) + b"]"), known))
+    with pytest.raises(MalformedMessage, match="a delivery must make at most 4096 records, made 4098"):
+        to_commands(decode(JSON, b"[" + b",".join([one] * (half + 1)) + b"]"), known)
 
 
 def test_commands_keep_the_order_of_messages():
@@ -356,6 +566,16 @@ FIELDS = [
     "TimeInForce",
     "Action",
     "Tick",
+    "Outcome",
+    "Trigger",
+    "Money",
+    "Display",
+    "Group",
+    "PostOnly",
+    "SelfTrade",
+    "Bands",
+    "Payout",
+    "Unbounded",
     "X",
 ]
 VALUES = [
@@ -368,10 +588,15 @@ TAILS = [b"[", b"{", b"\x91", b"\xdf", b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\x
 def strange_message(rng: random.Random) -> Any:
     """A message, or a list of them, with up to two fields that hold anything."""
     message: Any = rng.choice(
-        [order(), {"Task": "CreateEvent", "ID": 7, "Spec": {}}, {"Task": "Settlement", "ID": 7}]
+        [
+            order(),
+            {"Task": "CreateEvent", "ID": 7, "Spec": {}},
+            {"Task": "Settlement", "ID": 7},
+            {"Task": "MassCancel", "ID": 7},
+        ]
     )
     for _ in range(rng.randrange(3)):
-        inner = message.get("Order")
+        inner = message.get("Order", message.get("Spec"))
         target = inner if isinstance(inner, dict) and rng.random() < 0.6 else message
         target[rng.choice(FIELDS)] = copy.deepcopy(rng.choice(VALUES))
     return [message] * rng.choice([0, 1, 2, 5]) if rng.random() < 0.3 else message
@@ -380,8 +605,8 @@ def strange_message(rng: random.Random) -> Any:
 def strange_commands(rng: random.Random) -> bytes:
     """A packed delivery whose commands hold any kind and any flags."""
     commands = np.zeros(rng.randrange(1, 4), COMMAND)
-    commands["kind"], commands["flags"] = rng.randrange(-1, 8), rng.choice([0, 0, 1, 2, -1])
-    header = np.array([(packed.MAGIC, 1, 0, len(commands), 0)], packed.HEADER)
+    commands["kind"], commands["flags"] = rng.randrange(-1, 14), rng.choice([0, 0, 1, 2, 32, -1])
+    header = np.array([(packed.MAGIC, LAYOUT_VERSION, 0, len(commands), 0)], packed.HEADER)
     return header.tobytes() + commands.tobytes()
 
 

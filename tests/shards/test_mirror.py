@@ -1,12 +1,15 @@
 """The depth mirror beside the exchange whose reports it reads."""
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from ringpit.engine import EventState, ReportKind, Side
+from ringpit.engine import EventState, ReportFlag, ReportKind, Side
 from ringpit.engine.ladder import NIL
+from ringpit.engine.limits import PRICE_TICKS_MAX
 from ringpit.engine.records import REPORT
 from ringpit.shards import mirror as mirrors
 from ringpit.shards.flow import flow, frames
@@ -166,7 +169,9 @@ def test_level_out_of_bounds_is_found(field, value):
     assert end - 1 == apply(allocate_mirror(SMALL), ring.slots, end - len(reports), end)
 
 
-@pytest.mark.parametrize(("field", "value"), [("leaves", -1), ("leaves", SMALL.levels - 5), ("quantity", 0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("leaves", -2), ("leaves", SMALL.levels - 5), ("quantity", 0), ("price", -1)]
+)
 def test_book_out_of_bounds_is_found(field, value):
     """A book whose levels do not lie in the mirror stops the reading."""
     ring = OutputRing(slots=ROOM)
@@ -208,3 +213,171 @@ def test_time_of_a_head_survives_between_two_stores():
     for position in (10, 20, 30):
         mirrors.remember_frame_ns(mirror, position, position * 1_000)
     assert [0, 20_000, 30_000] == [mirrors.frame_ns_at(mirror, position) for position in (10, 20, 30)]
+
+
+# Wide books -----------------------------------------------------------------------------------------------
+
+WIDE_BOOKS = 3
+TOP = PRICE_TICKS_MAX
+FEW = replace(SMALL, nodes=64)
+
+
+def report(kind, seq, **fields):
+    """One report, of index 0."""
+    row = np.zeros(1, REPORT)
+    row["kind"], row["seq"] = kind, seq
+    for name, value in fields.items():
+        row[name] = value
+    return row
+
+
+def reset(seq, book, low=0, high=TOP):
+    """BOOK_RESET of a wide book; its event is 100 above the book's slot."""
+    return report(
+        ReportKind.BOOK_RESET,
+        seq,
+        event=100 + book,
+        account=book,
+        price=low,
+        quantity=high,
+        leaves=-1,
+        order=32 + 2,
+    )
+
+
+def level(seq, book, side, price, lots):
+    """A LEVEL report."""
+    return report(ReportKind.LEVEL, seq, account=book, side=side, price=price, quantity=lots)
+
+
+def heard(mirror, *rows):
+    """Apply reports; how many were taken."""
+    slots = np.zeros(1 << len(rows).bit_length(), REPORT)
+    slots[: len(rows)] = np.concatenate(rows)
+    return apply(mirror, slots, 0, len(rows))
+
+
+def walked(mirror, book):
+    """Rows (price, lots) of bids and asks, best first, as quotes walk them."""
+    sides = []
+    for name, step in (("best_bid", mirrors.next_bid), ("best_ask", mirrors.next_ask)):
+        at, rows = mirror.books[book][name], []
+        while at != NIL:
+            rows.append((int(mirrors.price_at(mirror, book, at)), abs(int(mirrors.lots_at(mirror, book, at)))))
+            at = step(mirror, book, at)
+        sides.append(rows)
+    return tuple(sides)
+
+
+def expected_of(levels, book):
+    """The same from a dict of (book, price) to lots, bids above zero."""
+    mine = {price: lots for (owner, price), lots in levels.items() if owner == book and lots}
+    bids = [(price, lots) for price, lots in sorted(mine.items(), reverse=True) if lots > 0]
+    return bids, [(price, -lots) for price, lots in sorted(mine.items()) if lots < 0]
+
+
+PRICES = st.one_of(st.integers(0, 12), st.sampled_from([TOP - 1, TOP]), st.integers(0, TOP))
+LEVELS = st.lists(
+    st.tuples(st.integers(0, 2), st.sampled_from(list(Side)), PRICES, st.integers(0, 3)), max_size=60
+)
+
+
+@given(told_levels=LEVELS, killed=st.integers(0, 60))
+@settings(max_examples=60)
+def test_wide_books_hold_what_they_were_told(told_levels, killed):
+    """After any levels, depth and best prices of each book are those of a dict, also for a successor half way (F1, F2)."""
+    mirror, levels = allocate_mirror(FEW), {}
+    heard(mirror, *(reset(1 + book, book) for book in range(WIDE_BOOKS)))
+    for number, (book, side, price, lots) in enumerate(told_levels):
+        assert 1 == heard(mirror, level(10 + number, book, side, price, lots))
+        before = levels.get((book, price), 0)
+        if lots or (before > 0) == (side == Side.BUY):
+            levels[book, price] = lots if side == Side.BUY else -lots
+        if number == killed:
+            scramble(mirror)
+            rebuild(mirror)
+    assert [expected_of(levels, book) for book in range(WIDE_BOOKS)] == [
+        walked(mirror, book) for book in range(3)
+    ]
+    assert len(mirror.nodes) - sum(map(bool, levels.values())) == free_count(mirror)
+
+
+def scramble(mirror):
+    """Spoil everything that follows from books and nodes."""
+    mirror.links[:] = 5
+    mirror.free[:] = 5
+    mirror.nodes["back"] = 5
+    mirror.books["best_bid"] = mirror.books["best_ask"] = 5
+
+
+def free_count(mirror):
+    """Nodes in the chain of free ones."""
+    count, node = 0, mirror.free[0]
+    while node != NIL:
+        assert 0 == mirror.nodes[node]["lots"]
+        count, node = count + 1, mirror.nodes[node]["back"]
+    return count
+
+
+@pytest.mark.parametrize("end", ["reset", "settled", "killed while settling"])
+def test_a_wide_book_that_ends_gives_its_nodes_back(end):
+    """A reset and a settlement take its levels away, and no other's, also where a kill lies between."""
+    mirror = allocate_mirror(FEW)
+    heard(mirror, *(reset(1 + book, book) for book in range(WIDE_BOOKS)))
+    heard(mirror, *(level(10 + n, n % 3, Side.BUY, 1_000 * n, 1) for n in range(30)))
+    if end == "reset":
+        heard(mirror, reset(50, 1))
+    elif end == "settled":
+        heard(mirror, report(ReportKind.EVENT_SETTLED, 50, event=101))
+    else:
+        mirror.books[1]["state"] = EventState.SETTLED
+        rebuild(mirror)
+    assert [10, 0, 10] == [len(walked(mirror, book)[0]) for book in range(3)]
+    assert len(mirror.nodes) - 20 == free_count(mirror)
+    assert NIL == mirror.books[1]["best_bid"]
+
+
+def test_more_levels_than_there_are_nodes_stop_the_reading():
+    """The engine cannot have so many: the report is named, and nothing is overwritten."""
+    mirror = allocate_mirror(FEW)
+    heard(mirror, reset(1, 0))
+    rows = [level(2 + n, 0, Side.SELL, n, 1) for n in range(len(mirror.nodes) + 1)]
+    assert len(mirror.nodes) == heard(mirror, *rows)
+    assert [(n, 1) for n in range(len(mirror.nodes))] == walked(mirror, 0)[1]
+
+
+@pytest.mark.parametrize("price", [4, 51])
+def test_a_wide_book_has_bounds(price):
+    """A level outside its range stops the reading, as with other books."""
+    mirror = allocate_mirror(FEW)
+    heard(mirror, reset(1, 0, low=5, high=50))
+    assert 0 == heard(mirror, level(2, 0, Side.BUY, price, 1))
+
+
+@pytest.mark.parametrize("first", [0, -1])
+def test_the_last_price_is_in_terms_of_yes(first):
+    """A taker for NO at 30 traded YES at 70, where the payout is 100."""
+    mirror = allocate_mirror(FEW)
+    heard(mirror, report(ReportKind.BOOK_RESET, 1, event=7, price=1, quantity=99, leaves=first, order=32 + 2))
+    fill = report(
+        ReportKind.FILL_TAKER, 2, event=7, price=30, quantity=4, flags=ReportFlag.NO | ReportFlag.MINT
+    )
+    heard(mirror, fill)
+    assert (70, 4) == (mirror.books[0]["last_price"], mirror.books[0]["last_quantity"])
+    fill["seq"], fill["flags"] = 3, 0
+    heard(mirror, fill)
+    assert 30 == mirror.books[0]["last_price"]
+
+
+def test_a_level_told_twice_is_as_told_last():
+    """One command may touch a level, another one, and the first again."""
+    mirror = allocate_mirror(FEW)
+    heard(mirror, reset(1, 0))
+    heard(
+        mirror,
+        *(
+            level(2 + n, 0, Side.BUY, price, lots)
+            for n, (price, lots) in enumerate([(5, 1), (6, 2), (5, 0), (5, 3)])
+        ),
+    )
+    assert [(6, 2), (5, 3)] == walked(mirror, 0)[0]

@@ -9,10 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringpit.engine.codes import CommandKind, Reason
-from ringpit.engine.limits import LADDER_LEVELS_MAX, PAYOUT_TICKS_MAX
-from ringpit.engine.records import COMMAND
-from ringpit.shards.prices import PRICE_LENGTH_MAX, PriceSpec, PriceSpecError, shown, spec_of
+from ringpit.engine.codes import CommandKind, Flag, LevelKind, Reason
+from ringpit.engine.limits import PAYOUT_TICKS_MAX, PRICE_TICKS_MAX
+from ringpit.engine.records import BANDS, COMMAND, EXTENSION
+from ringpit.shards.prices import (
+    PRICE_LENGTH_MAX,
+    PRICES_REMEMBERED,
+    PriceSpec,
+    PriceSpecError,
+    shown,
+    spec_of,
+    spec_of_records,
+)
 
 CENT = spec_of()
 SPECS = {
@@ -93,7 +101,7 @@ def test_forms_of_one_price(price, ticks):
         ("1e-999999999", Reason.PRICE_NOT_ON_TICK), (5e-324, Reason.PRICE_NOT_ON_TICK),
         (Decimal("0.5" + "0" * 5_000 + "1"), Reason.PRICE_NOT_ON_TICK),
         ("1e400", Reason.PRICE_OUT_OF_RANGE), ("-1e400", Reason.PRICE_OUT_OF_RANGE),
-        ("1e99999999999999999999", Reason.PRICE_OUT_OF_RANGE), ("1e13", Reason.PRICE_OUT_OF_RANGE),
+        ("1e99999999999999999999", Reason.PRICE_OUT_OF_RANGE), ("1e16", Reason.PRICE_OUT_OF_RANGE),
         (1e13, Reason.PRICE_OUT_OF_RANGE), (1e308, Reason.PRICE_OUT_OF_RANGE), (-1e308, Reason.PRICE_OUT_OF_RANGE),
         (inf, Reason.PRICE_OUT_OF_RANGE), (-inf, Reason.PRICE_OUT_OF_RANGE), (10**22, Reason.PRICE_OUT_OF_RANGE),
         (10**13, Reason.PRICE_OUT_OF_RANGE), (-(10**6_000), Reason.PRICE_OUT_OF_RANGE),
@@ -168,7 +176,22 @@ def test_bounds_are_prices():
         ({"payout": "-1"}, Reason.UNSUPPORTED, f"payout_ticks must be from 0 to {PAYOUT_TICKS_MAX}, was -100"),
         ({"payout": 41944}, Reason.UNSUPPORTED, "payout_ticks must be from 0 to 4194304, was 4194400"),
         ({"low": "0.9", "high": "0.1"}, Reason.UNSUPPORTED, "low_ticks must be from 0 to 10, was 90"),
-        ({"high": "1.01"}, Reason.UNSUPPORTED, "high_ticks must be from 0 to 100, was 101"),
+        ({"high": "1.01"}, Reason.UNSUPPORTED, "low_ticks must be from 0 to 101, was -1"),
+        ({"low": "0.02", "high": "0.99"}, Reason.UNSUPPORTED, "add up to the payout of 100 ticks, were 2 and 99: .*Payout 0"),
+        ({"payout": 0}, Reason.UNSUPPORTED, "high must be given, or Unbounded, where there is no payout"),
+        ({"unbounded": True}, Reason.UNSUPPORTED, "an unbounded event must have neither High nor Payout"),
+        ({"unbounded": True, "payout": None, "high": 5}, Reason.UNSUPPORTED, "an unbounded event must have neither"),
+        ({"payout": 0, "high": "21474836.48"}, Reason.UNSUPPORTED, "high_ticks must be from 0 to 2147483647, was"),
+        ({"bands": [("0.99", "0.005")]}, Reason.PRICE_NOT_ON_TICK, "tick of a band must be a whole number of ticks"),
+        ({"bands": [("0.995", "0.01")]}, Reason.PRICE_NOT_ON_TICK, "last of a band must be a whole number of ticks"),
+        ({"bands": [("0.50", "0.01")]}, Reason.UNSUPPORTED, "last band must end at the highest price, 99 ticks"),
+        ({"bands": [("0.50", 0), ("0.99", "0.01")]}, Reason.UNSUPPORTED, "band 1 must .* with step 0"),
+        ({"bands": [("0.50", "0.02"), ("0.99", "0.07")]}, Reason.UNSUPPORTED, "band 1 must end above 1 and at most at"),
+        ({"bands": [("0.01", "0.01"), ("0.99", "0.01")]}, Reason.UNSUPPORTED, "band 1 must .* ended at 1"),
+        ({"bands": [("1.00", "0.01")]}, Reason.UNSUPPORTED, "band 1 must .* ended at 100"),
+        ({"bands": [("0.49", "0.04"), ("0.99", "0.01")]}, Reason.UNSUPPORTED, "read the same from both ends"),
+        ({"bands": [(f"0.{n:02}", "0.01") for n in range(2, 15)]}, Reason.UNSUPPORTED, "bands must be at most 12, were 13"),
+        ({"tick": "0.000001", "levels": LevelKind.LADDER}, Reason.UNSUPPORTED, "a ladder must have at most 262144 prices"),
         ({"tick": 1}, Reason.UNSUPPORTED, "low_ticks must be from 0 to 0, was 1"),
     ],
 )  # fmt: skip
@@ -179,21 +202,138 @@ def test_bad_specs_are_refused(fields, reason, message):
     assert reason == caught.value.reason
 
 
-def test_spec_of_a_command_is_the_spec_sent():
-    """What CREATE_EVENT carries makes the same spec again; a record with decimals past the table is refused."""
+def test_a_bound_left_out_lies_as_far_from_its_end_as_the_other():
+    """Low alone or High alone make a range that reads the same for YES and for NO."""
+    assert spec_of(low="0.10", high="0.90") == spec_of(low="0.10") == spec_of(high="0.90")
+
+
+def test_events_without_no():
+    """Payout 0 and null are one: any range, also one up to the highest price of all."""
+    assert PriceSpec(1, 5_000, 0, 1, 2) == spec_of(payout=0, high=50) == spec_of(payout=None, high="50.00")
+    assert PriceSpec(0, PRICE_TICKS_MAX, 0, 1, 2) == spec_of(payout="0.00", low=0, unbounded=True)
+
+
+@pytest.mark.parametrize("places", [2, 3, 4])
+def test_tapered_bands_convert_every_tick_of_the_finest_unit(places):
+    """At scales of 100, 1,000 and 10,000, bands change no conversion: exhaustively, in every form, and money alike."""
+    scale = 10**places
+    tick = Decimal(1).scaleb(-places)
+    spec = spec_of(tick, bands=[("0.10", tick), ("0.90", "0.01"), (1 - tick, tick)])
+    assert ((scale // 10, 1), (scale * 9 // 10, scale // 100), (scale - 1, 1)) == spec.bands
+    for ticks in range(scale + 1):
+        text = f"{ticks * tick:f}"
+        for form in (text, float(text), Decimal(text), f"{text}0", ticks / scale):
+            assert (ticks, OK) == spec.to_ticks(form)
+        assert (ticks * 7, OK) == spec.to_money(f"{7 * ticks * tick:f}")
+        assert (0, Reason.PRICE_NOT_ON_TICK) == spec.to_ticks(f"{text}5")
+        assert (0, Reason.QTY_INVALID) == spec.to_money(f"{text}5")
+
+
+def test_money_is_ticks_times_lots():
+    """12.50 at a tick of 0.01 is 1,250; what is not whole or beyond every range has the reasons of a quantity."""
+    assert (1_250, OK) == CENT.to_money("12.50") == CENT.to_money(12.5)
+    assert (250, OK) == SPECS["five cents"].to_money("12.5")
+    assert (10**16, OK) == CENT.to_money("100000000000000")
+    assert (0, Reason.QTY_INVALID) == CENT.to_money("12.505") == SPECS["five cents"].to_money("0.01")
+    assert (0, Reason.QTY_LIMIT) == CENT.to_money("1e17") == CENT.to_money(1e14)
+    assert (0, Reason.MALFORMED) == CENT.to_money("much")
+
+
+@pytest.mark.parametrize("ticks", [1, 99, 12_345_678, PRICE_TICKS_MAX - 1, PRICE_TICKS_MAX])
+@pytest.mark.parametrize("tick", ["0.01", "0.000001", "0.99999999", "1e-12", "100000000"])
+def test_prices_of_unbounded_events(tick, ticks):
+    """P1 up to the highest price: as texts and Decimals always, as numbers below 10**15 units."""
+    spec = spec_of(tick, None, unbounded=True)
+    text = spec.to_decimal(ticks)
+    assert (ticks, OK) == spec.to_ticks(text) == spec.to_ticks(Decimal(text))
+    beyond = ticks * spec.tick_units >= 10**15
+    assert ((0, Reason.PRICE_OUT_OF_RANGE) if beyond else (ticks, OK)) == spec.to_ticks(float(text))
+
+
+def records(*rows):
+    """COMMAND records of 64 bytes each, from arrays of one record."""
+    return np.concatenate([row.view(COMMAND) for row in rows])
+
+
+def creation(**changes):
+    """A CREATE_EVENT of cents as one record, with fields changed."""
     command = np.zeros(1, COMMAND)
-    command[0] = (CommandKind.CREATE_EVENT, 0, 0, 0, 0, 0, 0, 0, 7, 5, 2, 1, 19, 20, 0)
-    assert spec_of("0.05") == PriceSpec.of_command(command[0])
-    command[0]["account"] = 1 << 40
-    with pytest.raises(PriceSpecError, match="decimals must be from 0 to 12"):
-        PriceSpec.of_command(command[0])
+    fields = {
+        "kind": CommandKind.CREATE_EVENT, "event": 7, "order": 1, "account": 2, "price": 1, "quantity": 99, "payout": 100,
+    } | changes  # fmt: skip
+    for name, value in fields.items():
+        command[name] = value
+    return command
 
 
-def test_width_of_the_ladder():
-    """The engine's ladder holds LADDER_LEVELS_MAX prices and not one more."""
-    assert PriceSpec(1, LADDER_LEVELS_MAX, 1 << 20, 1, 6).fits_ladder
-    assert not PriceSpec(0, LADDER_LEVELS_MAX, 1 << 20, 1, 6).fits_ladder
-    assert not SPECS["millionth"].fits_ladder
+def extension(**fields):
+    """An EXTENSION of event 7."""
+    record = np.zeros(1, EXTENSION)
+    record["kind"], record["event"] = CommandKind.EXTENSION, 7
+    for name, value in fields.items():
+        record[name] = value
+    return record
+
+
+def bands(*rows):
+    """A BANDS record of event 7."""
+    record = np.zeros(1, BANDS)
+    record["kind"], record["count"], record["event"] = CommandKind.BANDS, len(rows), 7
+    for number, row in enumerate(rows, 1):
+        record[f"last_{number}"], record[f"step_{number}"] = row
+    return record
+
+
+def test_spec_of_records_is_the_spec_sent():
+    """What CREATE_EVENT carries, with all that stands before it, makes the same spec again."""
+    assert CENT == spec_of_records(records(creation()), 0)
+    assert spec_of(levels=LevelKind.SKIP_LIST) == spec_of_records(
+        records(creation(order_type=LevelKind.SKIP_LIST)), 0
+    )
+    rows = [(10 * n, 1) for n in range(1, 7)], [(70, 1), (99, 1)]
+    whole = records(
+        creation(),
+        bands(*rows[0]),
+        bands(*rows[1]),
+        extension(orders_max=5),
+        creation(flags=Flag.EXTENDED, payout=0),
+    )
+    spec = spec_of_records(whole, 4)
+    assert ((1, 99, 0), (*rows[0], *rows[1])) == (
+        (spec.low_ticks, spec.high_ticks, spec.payout_ticks),
+        spec.bands,
+    )
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        records(creation(account=1 << 40)),
+        records(creation(quantity=98)),
+        records(creation(flags=Flag.POST_ONLY)),
+        records(creation(expires_ns=-1)),
+        records(creation(order_type=3)),
+        records(creation(flags=Flag.EXTENDED)),
+        records(extension(group=1), creation(flags=Flag.EXTENDED)),
+        records(extension(orders_max=-1), creation(flags=Flag.EXTENDED)),
+        records(extension(account_orders_max=-1), creation(flags=Flag.EXTENDED)),
+        records(bands((50, 1)), creation()),
+        records(creation(quantity=PRICE_TICKS_MAX, payout=0, order_type=LevelKind.LADDER)),
+    ],
+)
+def test_records_of_events_that_the_engine_refuses_have_no_spec(refused):
+    """P4: whoever learns prices from a CREATE_EVENT learns none from one that is refused."""
+    with pytest.raises(PriceSpecError):
+        spec_of_records(refused, len(refused) - 1)
+
+
+def test_what_is_remembered_is_bounded():
+    """A scale's answers are forgotten together when they become too many, and stay right."""
+    spec = spec_of("0.000000001", None, unbounded=True)
+    for number in range(PRICES_REMEMBERED + 10):
+        assert (number, OK) == spec.to_ticks(f"{number}e-9")
+    assert len(spec.remembered) <= PRICES_REMEMBERED
+    assert (5, OK) == spec.to_ticks("5e-9")
 
 
 def test_shown_prices_are_short():

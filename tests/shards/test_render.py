@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from ringpit.engine import Flag, ReportFlag, Reason, ReportKind, Side
+from ringpit.engine import Reason, ReportFlag, ReportKind, Side
+from ringpit.engine.codes import BOTH_SIDES
+from ringpit.engine.ladder import NIL
 from ringpit.engine.limits import PRICE_TICKS_MAX
 from ringpit.engine.records import REPORT
 from ringpit.ipc import histogram
@@ -23,8 +25,14 @@ INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 KINDS = [kind for kind in ReportKind if kind < ReportKind.LEVEL]
 OWNED = {
     ReportKind.ACCEPTED, ReportKind.FILL_MAKER, ReportKind.FILL_TAKER, ReportKind.CANCELED, ReportKind.AMENDED,
-    ReportKind.REJECTED,
+    ReportKind.REJECTED, ReportKind.TRIGGERED, ReportKind.PREVENTED,
 }  # fmt: skip
+FILLS = (ReportKind.FILL_MAKER, ReportKind.FILL_TAKER)
+ASKED = (
+    ReportKind.ACCEPTED,
+    ReportKind.CANCELED,
+    ReportKind.REJECTED,
+)  # their quantity is money where money is meant
 SHARD, GENERATION, EVENT, TIME = 3, 2, 77, 1_700_000_000_000_000_001
 
 
@@ -36,6 +44,19 @@ def price_fields(name, ticks, tick_units, decimals):
     return {f"{name}Ticks": ticks}
 
 
+def money_fields(name, amount, tick_units, decimals):
+    """Money as a renderer without kernels would put it."""
+    if tick_units and abs(amount) <= render.MONEY_UNITS_MAX // tick_units:
+        text = f"{Decimal(amount * tick_units).scaleb(-decimals):.{decimals}f}"
+        return {name: text, f"{name}Ticks": amount}
+    return {f"{name}Ticks": amount}
+
+
+def fill_kind(flags):
+    """What a fill did to the number of contracts."""
+    return "Mint" if flags & ReportFlag.MINT else "Burn" if flags & ReportFlag.BURN else "Transfer"
+
+
 def plain(report, tick_units, decimals, time_ns):
     """The object that a report's line must hold, fields in order."""
     kind = ReportKind(int(report["kind"]))
@@ -43,15 +64,31 @@ def plain(report, tick_units, decimals, time_ns):
     name = "".join(word.title() for word in kind.name.split("_"))
     line = {"Seq": at["seq"], "Index": at["index"], "Shard": SHARD, "Generation": GENERATION, "Kind": name}
     line["Event"] = at["event"]
+    money = at["flags"] & ReportFlag.MONEY
     if kind in OWNED:
         line |= {"OrderID": at["order"], "Account": at["account"], "Side": Side(at["side"]).name.title()}
-        if not at["flags"] & Flag.NO_PRICE:
+        if at["flags"] & ReportFlag.NO:
+            line["Outcome"] = "NO"
+        if not at["flags"] & ReportFlag.NO_PRICE:
             line |= price_fields("Price", at["price"], tick_units, decimals)
-        line["Quantity"] = at["quantity"]
+        if money and kind in ASKED:
+            line |= money_fields("Money", at["quantity"], tick_units, decimals)
+        else:
+            line["Quantity"] = at["quantity"]
         if kind != ReportKind.REJECTED:
-            line["Leaves"] = at["leaves"]
+            left = {"Leaves": at["leaves"]}
+            line |= money_fields("MoneyLeft", at["leaves"], tick_units, decimals) if money else left
+        if kind in FILLS:
+            line["FillKind"] = fill_kind(at["flags"])
         if kind in (ReportKind.CANCELED, ReportKind.REJECTED) and at["reason"]:
             line["Reason"] = Reason(at["reason"]).name
+    elif kind == ReportKind.MASS_CANCELED:
+        line["Account"] = at["account"]
+        if at["side"] != BOTH_SIDES:
+            line["Side"] = Side(at["side"]).name.title()
+            if at["flags"] & ReportFlag.NO:
+                line["Outcome"] = "NO"
+        line |= {"Group": at["order"], "OrdersCanceled": at["leaves"]}
     elif kind == ReportKind.EVENT_CREATED:
         line |= {"LowTicks": at["price"], "HighTicks": at["quantity"], "PayoutTicks": at["leaves"]}
         line |= {"TickUnits": at["order"], "Decimals": at["account"]}
@@ -93,9 +130,10 @@ def reports(draw):
     """Any report below LEVEL, also such as no engine would make."""
     report = np.zeros(1, REPORT)
     report["kind"] = draw(st.sampled_from(KINDS))
-    report["side"] = draw(st.sampled_from(list(Side)))
+    sides = [*Side, BOTH_SIDES] if report["kind"] == ReportKind.MASS_CANCELED else list(Side)
+    report["side"] = draw(st.sampled_from(sides))
     report["reason"] = draw(st.sampled_from(list(Reason)))
-    report["flags"] = draw(st.integers(0, 3))
+    report["flags"] = draw(st.integers(0, 63))
     report["index"] = draw(st.integers(0, (1 << 31) - 1))
     for name in ("order", "account", "quantity", "leaves", "seq"):
         report[name] = draw(INT64)
@@ -135,7 +173,8 @@ def test_price_too_large_is_told_in_ticks_only(ticks):
     assert (ticks == PRICE_TICKS_MAX) == ("Price" in line)
 
 
-def test_longest_line_fits():
+@pytest.mark.parametrize("money", [0, ReportFlag.MONEY])
+def test_longest_line_fits(money):
     """No report is longer than the room that is kept for it."""
     script = render.make_script((1 << 63) - 1, (1 << 63) - 1, epoch=(1 << 63) - 1)
     mirror = mirror_of(1, 18)
@@ -143,11 +182,11 @@ def test_longest_line_fits():
     slots["kind"][: len(KINDS)] = KINDS
     slots["kind"][len(KINDS) :] = ReportKind.REJECTED
     for name in ("seq", "event", "order", "account", "quantity", "leaves"):
-        slots[name] = -(1 << 63)
+        slots[name] = -(1 << 62 if money else 1 << 63)  # money below that is told in ticks only
     slots["price"] = -PRICE_TICKS_MAX
     slots["index"] = (1 << 31) - 1
     slots["side"] = Side.SELL
-    slots["flags"] = ReportFlag.REPEAT
+    slots["flags"] = ReportFlag.REPEAT | ReportFlag.NO | money
     slots["reason"] = max(Reason, key=lambda reason: len(reason.name))
     picks = feed.allocate_picks(16)
     picks.position[:] = np.arange(16)
@@ -186,7 +225,7 @@ def test_real_reports_by_account(seed, apart):
     render.render(script, mirror, ring.slots, words, picks, batches, groups, False, out, ends)
     records = np.zeros((count, render.WORDS), np.int64)
     packed_ends = np.zeros(count, np.int64)
-    assert 64 * count == render.gather(words, picks, batches, groups, False, records, packed_ends)
+    assert 64 * count == render.gather(mirror, words, picks, batches, groups, False, records, packed_ends)
     owned = told[told["kind"] < ReportKind.LEVEL]
     known = ring.exchange.events()
     begin = packed_begin = 0
@@ -216,18 +255,66 @@ def test_trade_hides_its_owners(side):
     line = lines_of(render.make_script(SHARD, GENERATION), mirror_of(1, 2), slots, picks, 1, trades=True)
     expected = {
         "Seq": 9, "Index": 2, "Shard": SHARD, "Generation": GENERATION, "Kind": "Trade", "Event": EVENT,
-        "Side": side.name.title(), "Price": "0.55", "PriceTicks": 55, "Quantity": 13, "Time": TIME,
+        "Side": side.name.title(), "Price": "0.55", "PriceTicks": 55, "Quantity": 13, "FillKind": "Transfer", "Time": TIME,
     }  # fmt: skip
     assert expected == json.loads(line)
     batches = feed.allocate_batches(1)
     feed.group(batches, np.arange(1), picks.key, 1, True)
     records = np.zeros((1, render.WORDS), np.int64)
-    render.gather(render.words_of(slots), picks, batches, 1, True, records, np.zeros(1, np.int64))
+    mirror = mirror_of(1, 2)
+    render.gather(mirror, render.words_of(slots), picks, batches, 1, True, records, np.zeros(1, np.int64))
     packed = records.view(REPORT)[0, 0]
     assert (0, 0, 0) == (packed["order"], packed["account"], packed["leaves"])
     assert (ReportKind.FILL_TAKER, side, EVENT, 55, 13) == tuple(
         packed[name] for name in ("kind", "side", "event", "price", "quantity")
     )
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("side", list(Side))
+def test_trades_are_in_terms_of_yes(side, known):
+    """A taker for NO is turned round, as a line and as a record; of an event that is not known it is told as it was."""
+    slots = np.zeros(1, REPORT)
+    slots["kind"], slots["side"], slots["event"], slots["price"] = ReportKind.FILL_TAKER, side, EVENT, 30
+    slots["quantity"], slots["leaves"] = 13, 1 << 60
+    slots["flags"] = ReportFlag.NO | ReportFlag.BURN | ReportFlag.MONEY
+    picks, mirror = feed.allocate_picks(1), mirror_of(int(known), 2)
+    picks.book[0] = 0 if known else NIL
+    line = json.loads(lines_of(render.make_script(SHARD, GENERATION), mirror, slots, picks, 1, trades=True))
+    turned = Side(1 - side) if known else side
+    assert (turned.name.title(), 70 if known else 30, 13, "Burn") == tuple(
+        line[name] for name in ("Side", "PriceTicks", "Quantity", "FillKind")
+    )
+    assert ("0.70", None) == (line["Price"], line.get("Outcome")) if known else line["Outcome"] == "NO"
+
+    batches, records = feed.allocate_batches(1), np.zeros((1, render.WORDS), np.int64)
+    feed.group(batches, np.arange(1), picks.key, 1, True)
+    render.gather(mirror, render.words_of(slots), picks, batches, 1, True, records, np.zeros(1, np.int64))
+    packed = records.view(REPORT)[0, 0]
+    flags = ReportFlag.BURN if known else ReportFlag.BURN | ReportFlag.NO
+    assert (ReportKind.FILL_TAKER, turned, flags, 70 if known else 30, 13, 0, 0) == tuple(
+        packed[name] for name in ("kind", "side", "flags", "price", "quantity", "leaves", "reason")
+    )
+
+
+def test_a_money_order_is_told_in_money():
+    """What was asked, what is left and what was cancelled are money; fills are lots."""
+    slots = np.zeros(4, REPORT)
+    slots["kind"] = [ReportKind.ACCEPTED, ReportKind.FILL_TAKER, ReportKind.CANCELED, ReportKind.REJECTED]
+    slots["flags"] = ReportFlag.MONEY | ReportFlag.NO_PRICE
+    slots["quantity"], slots["leaves"] = [1_250, 20, 30, 1_250], [1_250, 30, 0, 0]
+    picks = feed.allocate_picks(4)
+    picks.position[:] = np.arange(4)
+    script = render.make_script(SHARD, GENERATION)
+    accepted, fill, canceled, rejected = map(
+        json.loads, lines_of(script, mirror_of(1, 2), slots, picks, 4).splitlines()
+    )
+    assert ("12.50", 1_250, "12.50", 1_250) == tuple(
+        accepted[name] for name in ("Money", "MoneyTicks", "MoneyLeft", "MoneyLeftTicks")
+    )
+    assert (20, "0.30", None) == (fill["Quantity"], fill["MoneyLeft"], fill.get("Money"))
+    assert ("0.30", "0.00", None) == (canceled["Money"], canceled["MoneyLeft"], canceled.get("Quantity"))
+    assert ("12.50", None) == (rejected["Money"], rejected.get("MoneyLeft"))
 
 
 @given(seed=st.integers(0, 1 << 30), depth=st.integers(1, 12))

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from ringpit.engine.codes import CommandKind, Reason
-from ringpit.engine.records import COMMAND, MARKER
+from ringpit.engine.codes import CommandKind, Flag, Reason, SelfTrade
+from ringpit.engine.records import BANDS, COMMAND, MARKER
 from ringpit.ipc.segment import Segment
 from ringpit.shards.config import Config
 from ringpit.shards.delivery import publisher_key
@@ -47,7 +47,7 @@ def orders(*events, first_order=1):
 class Rig:
     """A router over a queue in memory; plain segments stand for its workers, and the tests play them."""
 
-    def __init__(self, input_slots, *, placement=None, started=True, index=0):
+    def __init__(self, input_slots, *, placement=None, started=True, index=0, self_trade=SelfTrade.NONE):
         config = Config()
         self.config = replace(
             config,
@@ -66,7 +66,14 @@ class Rig:
         self.read = [first_position(INCARNATION)] * SHARDS  # how far the tests have looked
         directory = Directory(SHARDS, EVENTS * SHARDS, placement)
         self.router = Router(
-            index, self.segment, first_position(INCARNATION), self.intake, directory, SHARDS, lambda _text: None
+            index,
+            self.segment,
+            first_position(INCARNATION),
+            self.intake,
+            directory,
+            SHARDS,
+            lambda _text: None,
+            self_trade,
         )
         self.index = index
         for shard in range(SHARDS if started else 0):
@@ -358,9 +365,9 @@ def test_packed_garbage_touches_no_ring(rig):
         rig.router.step(0)
 
     assert [] == rig.take(0) + rig.take(1)
-    assert ["command 1 of 2: kind must be from 1 to 5, was 8 (byte 80)"] == [
-        letter.detail for letter in rig.broker.dead
-    ]
+    [detail] = [letter.detail for letter in rig.broker.dead]
+    assert detail.startswith("record 1 of 2: kind must be one of 1 NEW, ")
+    assert detail.endswith(", was 8 (byte 80)")
 
 
 # Workers come and go --------------------------------------------------------------------------------------
@@ -560,3 +567,94 @@ def test_a_packed_creation_teaches_prices_too(rig):
     assert [(571, Reason.NONE), (0, Reason.UNKNOWN_EVENT)] == [
         (int(command["price"]), Reason(command["verdict"])) for command in asked
     ]
+
+
+# What completes a command, and what is for all ------------------------------------------------------------
+
+
+def test_a_mass_cancel_of_all_events_is_one_frame_on_every_shard(rig):
+    """Alone or among others it stands once in each frame, and the delivery waits for all of them."""
+    mass = np.zeros(1, COMMAND)
+    mass["kind"], mass["flags"], mass["account"] = CommandKind.MASS_CANCEL, Flag.ALL_EVENTS, 42
+    rig.publish_json({"Task": "MassCancel", "Account": 42})
+    rig.publish(np.concatenate([orders(0), mass, orders(1, 3)]), b"among others")
+    rig.router.step(0)
+
+    frames = [rig.take(shard) for shard in (0, 1)]
+    assert [[1, 2], [1, 3]] == [[int(marker["count"]) for marker, _ in taken] for taken in frames]
+    kinds = [[commands["kind"].tolist() for _, commands in taken] for taken in frames]
+    new, cancel = CommandKind.NEW, CommandKind.MASS_CANCEL
+    assert [[[cancel], [new, cancel]], [[cancel], [cancel, new, new]]] == kinds
+    assert all(42 == taken[0][1]["account"][0] for taken in frames)
+    rig.durable(0)
+    rig.router.step(0)
+    assert 2 == rig.unacknowledged()
+    rig.durable(1)
+    rig.router.step(0)
+    assert 0 == rig.unacknowledged()
+
+
+def test_what_completes_a_command_goes_with_it(rig):
+    """Extensions and bands stand right before their command in its shard's frame, whatever else is in the delivery."""
+    hidden = order_message(0, 0.5)
+    hidden["Order"] |= {"PriceTicks": 50, "Display": 3}
+    del hidden["Order"]["Price"]
+    bands = [
+        {"Last": "0.49", "Tick": "0.02"},
+        {"Last": "0.51", "Tick": "0.01"},
+        {"Last": "0.99", "Tick": "0.02"},
+    ]
+    create = {"Task": "CreateEvent", "ID": 3, "Spec": {"Bands": bands, "OrdersMax": 5}}
+    rig.publish_json(create, hidden, {"Task": "Settlement", "ID": 3}, hidden | {"ID": 1})
+    rig.router.step(0)
+
+    kinds = [
+        [kind for _, commands in rig.take(shard) for kind in commands["kind"].tolist()] for shard in (0, 1)
+    ]
+    extension = CommandKind.EXTENSION
+    assert [extension, CommandKind.NEW] == kinds[0]
+    assert [
+        CommandKind.BANDS, extension, CommandKind.CREATE_EVENT, CommandKind.SETTLE, extension, CommandKind.NEW,
+    ] == kinds[1]  # fmt: skip
+
+
+def test_a_creation_with_unsound_bands_teaches_nothing(rig):
+    """The engine refuses it, so its tick must not be taken for that of an event created later."""
+    commands = np.zeros(4, COMMAND)
+    commands["kind"] = [CommandKind.BANDS, CommandKind.CREATE_EVENT] * 2
+    commands["event"] = [0, 0, 2, 2]
+    for place, last in ((0, 998), (2, 999)):
+        record = commands[place : place + 1].view(BANDS)[0]
+        record["count"], record["last_1"], record["step_1"] = 1, last, 1
+    for place in (1, 3):
+        commands[place]["order"], commands[place]["account"] = 1, 3
+        commands[place]["price"], commands[place]["quantity"], commands[place]["payout"] = 1, 999, 1_000
+    rig.publish(commands)
+    rig.publish_json(order_message(0, 0.5), order_message(2, 0.5))
+    rig.router.step(0)
+    _, (_, asked) = rig.take(0)
+    assert [(0, Reason.UNKNOWN_EVENT), (500, Reason.NONE)] == [
+        (int(command["price"]), Reason(command["verdict"])) for command in asked
+    ]
+
+
+def test_more_records_than_a_frame_holds_are_put_aside(rig):
+    """A list whose extensions make it too long is refused whole, with the number of records that it made."""
+    one = order_message(0, 0.5)
+    one["Order"]["Group"] = 5
+    rig.publish_json(*[one] * 2_049)
+    for _ in range(2):
+        rig.router.step(0)
+    assert [] == rig.take(0)
+    [detail] = [letter.detail for letter in rig.broker.dead]
+    assert detail.startswith("a delivery must make at most 4096 records, made 4098")
+
+
+def test_the_configured_self_trade_mode_is_for_messages():
+    """Messages that name none get it, packed orders never."""
+    with rig_of(self_trade=SelfTrade.DECREMENT) as rig:
+        rig.publish_json(order_message(0, 0.5))
+        rig.publish(orders(0))
+        rig.router.step(0)
+        modes = [int(commands["self_trade"][0]) for _, commands in rig.take(0)]
+        assert [SelfTrade.DECREMENT, SelfTrade.NONE] == modes

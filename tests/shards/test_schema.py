@@ -6,8 +6,8 @@ import re
 import msgspec
 import pytest
 
-from ringpit.engine.codes import Reason
-from ringpit.engine.records import COMMAND, MARKER, REPORT
+from ringpit.engine.codes import CommandKind, LevelKind, OrderType, Reason, ReportFlag, SelfTrade
+from ringpit.engine.records import BANDS, COMMAND, EXTENSION, MARKER, REPORT
 from ringpit.shards import messages, packed
 from ringpit.shards.messages import MalformedMessage, decode
 from ringpit.shards.schema import json_schema, print_schema, schema
@@ -26,7 +26,7 @@ def allows(node, value, root) -> bool:
         "enum": lambda members: value in members,
         "type": lambda name: {
             "object": isinstance(value, dict), "array": isinstance(value, list), "string": isinstance(value, str),
-            "null": value is None, "integer": isinstance(value, int) and not isinstance(value, bool),
+            "null": value is None, "boolean": isinstance(value, bool), "integer": isinstance(value, int) and not isinstance(value, bool),
             "number": isinstance(value, int | float) and not isinstance(value, bool),
         }[name],
         "minimum": lambda low: value >= low,
@@ -62,6 +62,19 @@ EXAMPLES = [
     order(Price=None, PriceTicks=57, Side=None),
     [order(), {"Task": "Settlement", "ID": 7}],
     [{"Task": "Settlement", "ID": 7}] * 4_096,
+    {"Task": "MassCancel"},
+    {"Task": "MassCancel", "ID": None, "Account": "7", "Side": "Sell", "Group": 5},
+    {"Task": "CreateEvent", "ID": 7, "Spec": {"Payout": None, "Unbounded": True, "Levels": "SkipList"}},
+    {
+        "Task": "CreateEvent",
+        "ID": 7,
+        "Spec": {"Bands": [{"Last": "0.10", "Tick": 0.01}], "OrdersMax": 5, "ClosesNs": "9"},
+    },
+    order(
+        Type="TrailingStop", Price=None, Trail="0.05", Outcome="NO", SelfTrade="Decrement", TimeInForce="DAY"
+    ),
+    order(Type="Money", Money=12.5, Quantity=None, Price=None),
+    order(PostOnly=True, Hidden=False, AllOrNone=False, Display="3", Group=4, ExpiresNs=0, Action="Replace"),
 ]
 COUNTEREXAMPLES = [
     {}, [], 7, None, "Order", {"Task": "Order", "ID": 7}, {"Task": "order", "ID": 7}, {"Task": "Settlement"},
@@ -69,7 +82,10 @@ COUNTEREXAMPLES = [
     {"Task": "Settlement", "ID": str(2**63)}, {"Task": "Settlement", "ID": True}, {"Task": "Settlement", "ID": None},
     {"Task": "Settlement", "ID": 7, "Order": ORDER}, {"Task": "CreateEvent", "ID": 7, "Spec": {"tick": 1}},
     order(Quantiy=5), order(Side="Bid"), order(Account=None), order(Price=[1]), order(Price="1" * 41),
-    order(Quantity=1.5), [order(), {}], [{"Task": "Settlement", "ID": 7}] * 4_097,
+    order(Quantity=1.5), order(PostOnly=1), order(Outcome="MAYBE"), order(Money=[1]), order(ExpiresNs=1.5), order(Type="Peg"),
+    {"Task": "MassCancel", "Order": ORDER}, {"Task": "MassCancel", "Side": "Both"}, {"Task": "MassCancel", "ID": 0.5},
+    {"Task": "CreateEvent", "ID": 7, "Spec": {"Bands": [{"Last": 1}]}}, {"Task": "CreateEvent", "ID": 7, "Spec": {"Levels": "Tree"}},
+    [order(), {}], [{"Task": "Settlement", "ID": 7}] * 4_097,
 ]  # fmt: skip
 
 
@@ -93,12 +109,12 @@ def test_schema_and_decoder_refuse_the_same_messages(example):
 def test_optional_fields_are_not_only_null():
     """No field of an order or a spec may be nothing but null (a field named like its type would be)."""
     definitions = json_schema()["$defs"]
-    for name in ("OrderFields", "SpecFields"):
+    for name in ("OrderFields", "SpecFields", "BandFields"):
         for field, node in definitions[name]["properties"].items():
             assert "null" != node.get("type"), field
     assert {"$ref": "#/$defs/OrderFields"} == definitions["Order"]["properties"]["Order"]
     assert {"null"} == {
-        definitions[name]["properties"]["Order"]["type"] for name in ("CreateEvent", "Settlement")
+        definitions[name]["properties"]["Order"]["type"] for name in ("CreateEvent", "Settlement", "MassCancel")
     }
 
 
@@ -115,9 +131,9 @@ def test_schema_is_json_and_refers_only_to_itself():
 
 
 def test_layout_names_every_field_at_its_offset():
-    """Header, COMMAND, MARKER and REPORT are printed with each field's offset and type."""
+    """Header, and each record, are printed with each field's offset and type."""
     text = schema()
-    for dtype in (packed.HEADER, COMMAND, MARKER, REPORT):
+    for dtype in (packed.HEADER, COMMAND, EXTENSION, BANDS, MARKER, REPORT):
         for field in dtype.names:
             kind, offset = dtype.fields[field]
             code = f"S{kind.itemsize}" if kind.kind == "S" else f"<i{kind.itemsize}"
@@ -132,5 +148,6 @@ def test_print_schema_prints_all_of_it(capsys):
     assert packed.CONTENT_TYPE in printed
     for content_type in filter(None, messages.DECODERS):
         assert content_type in printed
-    for reason in Reason:
-        assert f"{reason.value} {reason.name}" in printed
+    for codes in (Reason, CommandKind, OrderType, SelfTrade, LevelKind, ReportFlag):
+        for code in codes:
+            assert f"{code.value} {code.name}" in printed

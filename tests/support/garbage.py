@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import numpy as np
 
-from ringpit.engine.codes import CommandKind
+from ringpit.engine.codes import CommandKind, Flag
 from ringpit.engine.limits import FRAME_COMMANDS_MAX
 from ringpit.engine.records import COMMAND, LAYOUT_VERSION
 from ringpit.shards.packed import HEADER_BYTES, encode
@@ -48,11 +48,28 @@ WRONG: Final[dict[str, tuple[Any, ...]]] = {  # what can never stand in a field 
     "PriceTicks": (0.5, "50.0", [50], True, 10**30),
     "Price": ([], {}, True, "1" * 5_000),
     "Quantity": (None, 3.5, "three", [], 1 << 70, True),
-    "Type": ("Stop", 0, None),
-    "TimeInForce": ("GTD", 1, []),
-    "Action": ("Replace", None, 7),
+    "Type": ("Pegged", "Stop_Limit", 0, None),
+    "TimeInForce": ("GTT", "Good", 1, []),
+    "Action": ("Destroy", None, 7),
+    "Outcome": ("MAYBE", "", 1, True, None),
+    "PostOnly": (1, "true", None, []),
+    "Hidden": (0, "no", None),
+    "AllOrNone": ("all", {}, None),
+    "SelfTrade": ("Both", 0, False),
+    "ExpiresNs": (1.7e18, None, "2026-11-25", 1 << 63),
+    "Display": (1.5, "some", [], True),
+    "Group": (2.5, "group", 1 << 64),
+    "Trigger": ([], {}, True, "1" * 41),
+    "TriggerTicks": (0.5, "50.0", True, 10**30),
+    "Trail": ([5], {}, False),
+    "TrailTicks": (0.5, "", [1]),
+    "Money": ([], {"Amount": 5}, True, "9" * 41),
     "Quantiy": (1,),
 }
+WRONG_SPECS: Final[tuple[dict[str, Any], ...]] = (
+    {"Bands": {}}, {"Bands": [["0.10", "0.01"]]}, {"Bands": [{"Last": "0.10"}]}, {"Bands": [{"Last": 1, "Tick": 1, "X": 1}]},
+    {"Unbounded": 1}, {"Levels": "Tree"}, {"ClosesNs": 1.5}, {"OrdersMax": "many"}, {"AccountOrdersMax": True},
+)  # fmt: skip
 WRONG_MESSAGES: Final[tuple[Any, ...]] = (
     None, True, 0, -1, 1e300, "Order", "", [], {}, [[]], [GOOD, None], [GOOD, []], [[GOOD]], {"Task": "Order"}, {"Task": "Order", "ID": 1},
     {"Task": "order", "ID": 1, "Order": ORDER}, {"Task": "Halt", "ID": 1}, {"ID": 1, "Order": ORDER}, {"Task": None, "ID": 1},
@@ -60,6 +77,10 @@ WRONG_MESSAGES: Final[tuple[Any, ...]] = (
     {"Task": "Order", "ID": 1.0, "Order": ORDER}, {"Task": "Order", "ID": 1, "Order": [ORDER]},
     {"Task": "Order", "ID": 1, "Order": None}, {"Task": "Settlement"}, {"Task": "Settlement", "ID": 1, "Order": ORDER},
     {"Task": "CreateEvent", "ID": 1, "Spec": 5}, {"Task": "CreateEvent", "ID": 1, "Spec": {"Tik": "0.01"}},
+    *({"Task": "CreateEvent", "ID": 1, "Spec": spec} for spec in WRONG_SPECS),
+    {"Task": "MassCancel", "ID": 1.5}, {"Task": "MassCancel", "OrderID": 1}, {"Task": "MassCancel", "Side": "Both"},
+    {"Task": "MassCancel", "Order": ORDER}, {"Task": "MassCancel", "Group": "all"},
+    [{**GOOD, "Order": {**ORDER, "Group": 1}}] * (FRAME_COMMANDS_MAX // 2 + 1),
     {"Task": "CreateEvent", "ID": {}}, [GOOD] * (FRAME_COMMANDS_MAX + 1),
 )  # fmt: skip
 BAD_TYPES: Final = (
@@ -236,17 +257,33 @@ def wrong_record(random: np.random.Generator) -> tuple[str, bytes]:
     name, value = pick(
         random,
         (
-            *(("kind", kind) for kind in (0, CommandKind.TICK, 7, CommandKind.MARKER, 9, 127, -1)),
+            *(("kind", kind) for kind in (0, CommandKind.TICK, CommandKind.MARKER, 13, 127, -1)),
             *(
                 (name, value)
-                for name in ("side", "order_type", "time_in_force", "flags")
-                for value in (-128, -1, 3, 127)
+                for name in ("side", "order_type", "time_in_force", "self_trade", "outcome")
+                for value in (-128, -1, 6, 127)
             ),
-            *((name, value) for name in ("verdict", "self_trade", "outcome") for value in (-1, 1)),
-            *((name, value) for name in ("expires_ns", "payout") for value in (-1, 1, (1 << 63) - 1)),
+            *(("flags", value) for value in (-128, -1, 2, 6, 127, Flag.EXTENDED)),
+            *(("verdict", value) for value in (-1, 1)),
+            *(("payout", value) for value in (-1, 1, (1 << 63) - 1)),
         ),
     )
     commands[name][random.integers(0, len(commands))] = value
+    return PACKED, bytes(body)
+
+
+def parted(random: np.random.Generator) -> tuple[str, bytes]:
+    """A packed delivery in which something that completes a command stands where it completes none."""
+    body = good_packed(random)
+    commands = np.frombuffer(body, COMMAND, offset=HEADER_BYTES)
+    place = random.integers(0, len(commands))
+    commands[place] = np.zeros(1, COMMAND)[0]
+    commands["kind"][place] = pick(random, (CommandKind.EXTENSION, CommandKind.BANDS))
+    commands["event"][place] = 1
+    if commands["kind"][place] == CommandKind.BANDS:
+        commands["side"][place] = 1  # the count
+    elif place + 1 < len(commands) and random.random() < 0.5:
+        commands["flags"][place + 1], commands["event"][place + 1] = Flag.EXTENDED, 2  # of another event
     return PACKED, bytes(body)
 
 
@@ -254,4 +291,5 @@ KINDS: Final[dict[str, Callable[[np.random.Generator], tuple[str, bytes]]]] = {
     "noise": noise, "empty": empty, "truncated": truncated, "lengthened": lengthened, "wrong-field": wrong_field,
     "wrong-message": wrong_message, "deep": deep, "not-text": not_text, "wrong-type": wrong_type,
     "wrong-header": wrong_header, "wrong-length": wrong_length, "wrong-record": wrong_record,
+    "parted": parted,
 }  # fmt: skip

@@ -15,13 +15,20 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from ringpit.engine.codes import Flag, ReportFlag, Reason, ReportKind, Side
+from ringpit.engine.codes import BOTH_SIDES, Reason, ReportFlag, ReportKind, Side
 from ringpit.engine.records import REPORT
 from ringpit.shards.sinks import JSON_LINES, PACKED
 from ringpit.testing.naive import Report
 
 KINDS: Final = {"".join(map(str.title, kind.name.split("_"))): kind for kind in ReportKind}
 KINDS["Trade"] = ReportKind.FILL_TAKER
+ORDER_KINDS: Final = {  # reports about an order
+    kind
+    for kind in ReportKind
+    if kind <= ReportKind.REJECTED or kind in (ReportKind.TRIGGERED, ReportKind.PREVENTED)
+}
+ADDRESSED: Final = ORDER_KINDS | {ReportKind.MASS_CANCELED}  # and those that have an account, too
+FILL_FLAGS: Final = {"Transfer": 0, "Mint": int(ReportFlag.MINT), "Burn": int(ReportFlag.BURN)}
 
 
 class Line(msgspec.Struct, rename="pascal", forbid_unknown_fields=True):
@@ -35,11 +42,18 @@ class Line(msgspec.Struct, rename="pascal", forbid_unknown_fields=True):
     event: int
     order_id: int = msgspec.field(name="OrderID", default=0)
     account: int = 0
-    side: str = "Buy"
+    side: str = ""
+    outcome: str = "YES"
     price: str = ""
     price_ticks: int | None = None
     quantity: int = 0
     leaves: int = 0
+    money: str = ""
+    money_ticks: int | None = None
+    money_left: str = ""
+    money_left_ticks: int | None = None
+    fill_kind: str = "Transfer"
+    group: int = 0
     reason: str = "NONE"
     repeat: bool = False
     time: int = 0
@@ -57,20 +71,44 @@ class Line(msgspec.Struct, rename="pascal", forbid_unknown_fields=True):
         kind = KINDS[self.kind]
         order, account, quantity, leaves = self.order_id, self.account, self.quantity, self.leaves
         price = self.price_ticks or 0
-        flags = Flag.NO_PRICE if self.price_ticks is None and kind <= ReportKind.REJECTED else 0
-        repeat = self.repeat
+        flags = self.flags(kind)
         if kind == ReportKind.EVENT_CREATED:
             order, account, price, quantity = self.tick_units, self.decimals, self.low_ticks, self.high_ticks
             leaves = self.payout_ticks
         elif kind == ReportKind.EVENT_SETTLED:
             leaves = self.orders_canceled
+        elif kind == ReportKind.MASS_CANCELED:
+            order, leaves = self.group, self.orders_canceled
         elif kind == ReportKind.DUPLICATE:
-            order, leaves, repeat = self.first_seq, self.commands, True
+            order, leaves = self.first_seq, self.commands
+        if self.money_ticks is not None:
+            quantity = self.money_ticks
+        if self.money_left_ticks is not None:
+            leaves = self.money_left_ticks
         return Report(
-            kind=kind, side=Side[self.side.upper()], reason=Reason[self.reason], flags=ReportFlag.REPEAT if repeat else flags,
+            kind=kind, side=self.side_of(kind), reason=Reason[self.reason], flags=flags,
             index=self.index, seq=self.seq, event=self.event, order=order, account=account, price=price,
             quantity=quantity, leaves=leaves,
         )  # fmt: skip
+
+    def flags(self, kind: ReportKind) -> int:
+        """The report's flags; a DUPLICATE is always a repeat."""
+        flags = FILL_FLAGS[self.fill_kind]
+        if self.price_ticks is None and kind in ORDER_KINDS:
+            flags |= ReportFlag.NO_PRICE
+        if self.repeat or kind == ReportKind.DUPLICATE:
+            flags |= ReportFlag.REPEAT
+        if self.outcome == "NO":
+            flags |= ReportFlag.NO
+        if self.money_ticks is not None or self.money_left_ticks is not None:
+            flags |= ReportFlag.MONEY
+        return flags
+
+    def side_of(self, kind: ReportKind) -> int:
+        """The report's side; a mass cancel without one is for both, and what has none is 0."""
+        if self.side:
+            return Side[self.side.upper()]
+        return BOTH_SIDES if kind == ReportKind.MASS_CANCELED else Side.BUY
 
 
 DECODER: Final = msgspec.json.Decoder(Line)
@@ -136,11 +174,11 @@ class Received:
         return [report for reports in self.by_shard(self.reports).values() for report in reports]
 
     def homes(self) -> dict[int, int]:
-        """Event to the shard that it lives on. Raises ValueError for an event of two shards."""
+        """Event to the shard that it lives on, without 0, which is no event. Raises ValueError for an event of two shards."""
         homes: dict[int, int] = {}
         for shard, stream in self.reports.items():
             for report in stream.values():
-                if homes.setdefault(report.event, shard) != shard:
+                if report.event and homes.setdefault(report.event, shard) != shard:
                     raise ValueError(
                         f"event {report.event} is answered by shards {homes[report.event]} and {shard}"
                     )
@@ -153,7 +191,7 @@ class Received:
             for shard, stream in streams.items():
                 newest: dict[int, tuple[int, int]] = {}
                 for identity, report in stream.items():
-                    key = getattr(report, name) if report.kind <= ReportKind.REJECTED else 0
+                    key = getattr(report, name) if report.kind in ADDRESSED else 0
                     if identity < newest.get(key, (0, 0)):
                         said.append(f"shard {shard}, {name} {key}: {identity} came behind {newest[key]}")
                     newest[key] = identity

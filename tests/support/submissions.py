@@ -17,12 +17,13 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 
-from ringpit.engine.codes import CommandKind, ReportKind
+from ringpit.engine.codes import CommandKind, Flag, ReportFlag, ReportKind
 from ringpit.engine.records import COMMAND
 from ringpit.shards import packed
 from ringpit.shards.flow import flow, messages
@@ -61,7 +62,8 @@ def day(orders: int, *, events: int, seed: int) -> np.ndarray:
     commands = flow(orders, seed=seed, events=events)
     extra = np.zeros(6, COMMAND)
     extra[:2] = commands[:2]  # the same again
-    extra["quantity"][1] -= 1  # another content
+    extra["price"][1] += 1  # another content
+    extra["quantity"][1] -= 1
     extra["kind"][2:] = CommandKind.SETTLE
     extra["event"][2:] = [1, 1, 2, 2]
     places = [events + orders * part // 10 for part in (2, 3, 7, 8, 7, 9)]
@@ -78,11 +80,19 @@ def cut(commands: np.ndarray, *, seed: int, prefix: str = "delivery") -> list[Su
     while start < len(commands):
         content_type, largest, _ = FORMS[random.choice(len(FORMS), p=shares)]
         size = largest if content_type == PACKED else int(random.integers(1, largest + 1))
-        part = commands[start : start + size]
+        end = whole(commands, start + size)
+        part = commands[start:end]
         body = encoded(part, content_type, random, known, single=largest == 1)
         deliveries.append(Submission(content_type, f"{prefix}-{seed}-{len(deliveries)}", body, part))
-        start += size
+        start = end
     return deliveries
+
+
+def whole(commands: np.ndarray, end: int) -> int:
+    """The first end at or behind one at which no command is parted from what completes it."""
+    while 0 < end < len(commands) and commands["kind"][end - 1] in (CommandKind.EXTENSION, CommandKind.BANDS):
+        end += 1
+    return end
 
 
 def encoded(
@@ -104,16 +114,15 @@ def encoded(
 def respelled(message: dict[str, Any], random: np.random.Generator, known: set[int]) -> dict[str, Any]:
     """The same message with some ticks as decimals, where the event is known, and some ids as strings."""
     order = message.get("Order", {})
-    ticks = order.get("PriceTicks")
-    if (
-        ticks is not None
-        and message["ID"] in known
-        and LOW <= ticks <= HIGH
-        and random.random() < DECIMAL_SHARE
-    ):
-        del order["PriceTicks"]
-        order["Price"] = f"{ticks / CENTS:.2f}" if random.random() < DECIMAL_SHARE else ticks / CENTS
-    if random.random() < TEXT_SHARE:
+    if message.get("ID") in known:
+        for name in ("Price", "Trigger", "Trail"):
+            ticks = order.get(f"{name}Ticks", 0)
+            if LOW <= ticks <= HIGH and random.random() < DECIMAL_SHARE:
+                del order[f"{name}Ticks"]
+                order[name] = f"{ticks / CENTS:.2f}" if random.random() < DECIMAL_SHARE else ticks / CENTS
+        if order.get("Type") == "Money" and order["Action"] == "New" and order["Quantity"] > 0:
+            order["Money"] = f"{Decimal(order.pop('Quantity')) / CENTS:.2f}"
+    if "ID" in message and random.random() < TEXT_SHARE:
         message["ID"] = str(message["ID"])
     return message
 
@@ -141,7 +150,9 @@ class Model:
             parts: dict[int, list[Any]] = defaultdict(list)
             for row in delivery.commands.tolist():
                 command = Command(*row)
-                parts[self._home(command.event)].append(command)
+                everywhere = command.kind == CommandKind.MASS_CANCEL and command.flags & Flag.ALL_EVENTS
+                for shard in range(len(self.shards)) if everywhere else (self._home(command.event),):
+                    parts[shard].append(command)
             for shard, commands in parts.items():
                 self._apply(shard, delivery, commands)
 
@@ -170,11 +181,18 @@ class Model:
         return bids, asks
 
     def trades(self) -> list[list[Any]]:
-        """Per shard, the reports of takers as the tape tells them: without order, account and leaves."""
+        """Per shard, the reports of takers as the tape tells them."""
         return [
-            [row._replace(order=0, account=0, leaves=0) for row in reports if row.kind == ReportKind.FILL_TAKER]
-            for reports in self.reports
+            [as_trade(row) for row in reports if row.kind == ReportKind.FILL_TAKER] for reports in self.reports
         ]
+
+
+def as_trade(row: Any, payout: int = CENTS) -> Any:
+    """A taker's report as the tape tells it: without order, account and leaves, and in terms of YES."""
+    if row.flags & ReportFlag.NO:
+        row = row._replace(side=1 - row.side, price=payout - row.price)
+    flags = row.flags & ~(ReportFlag.NO | ReportFlag.MONEY)
+    return row._replace(order=0, account=0, leaves=0, flags=flags)
 
 
 def addressed(reports: Iterable[Any]) -> list[Any]:
