@@ -75,7 +75,7 @@ def warm_worker(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     exchange = Exchange(SMALL, market_data=True)
     cells = np.zeros(2 * len(serve.At), np.int64)
     at = np.arange(len(serve.At)) * 2
-    router_cells, publisher_cells, board = (np.zeros_like(cells) for _ in range(3))
+    router_cells, publisher_cells, board, queries = (np.zeros_like(cells) for _ in range(4))
     journal, output = np.zeros(SLOTS, COMMAND), np.zeros(SLOTS, REPORT)
     own = np.zeros(len(serve.Own), np.int64)
     own[serve.Own.SEQ] = 1
@@ -85,6 +85,7 @@ def warm_worker(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         router=router_cells,
         publisher=publisher_cells,
         board=board,
+        queries=queries,
         at=at,
         own=own,
         attached=np.zeros(2, np.int64),
@@ -92,12 +93,14 @@ def warm_worker(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         input_markers=inputs.view(MARKER),
         journal=journal,
         journal_markers=journal.view(MARKER),
+        tick=serve.tick_frame(),
         output=output,
         events=np.zeros(SMALL.events, EVENT),
         wait_ns=histogram.empty(),
         match_ns=histogram.empty(),
     )
     serve.serve(exchange.tables, wires)
+    serve.keep_time(exchange.tables, wires, 0)
     return cells, journal, output
 
 
