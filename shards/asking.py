@@ -35,6 +35,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line ins
 Event = Annotated[int, typer.Argument(help="The event's id.", show_default=False)]
 OrderId = Annotated[int, typer.Argument(help="The order's id.", show_default=False)]
 PATIENCE: Final = 5.0  # seconds
+PIPE_COLUMNS: Final = 1_000
 
 Fields = dict[str, Any]
 
@@ -135,7 +136,6 @@ def print_json(rows: Iterable[Fields]) -> None:
 
 def print_table(rows: Iterable[Fields]) -> None:
     """A table with a column for each field that any row has; one row stands upright."""
-    from rich.console import Console
     from rich.table import Table
 
     rows = list(rows)
@@ -147,23 +147,25 @@ def print_table(rows: Iterable[Fields]) -> None:
     else:
         for row in rows:
             table.add_row(*(str(row.get(name, "")) for name in names))
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.measure(table).maximum, 80)  # a pipe has no width at which to cut
-    console.print(table if rows else "nothing")
+    console_of_any_width().print(table if rows else "nothing")
+
+
+def console_of_any_width() -> Any:
+    """Standard output; where it is no terminal, no line is cut."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
 
 def print_depth(fields: Fields) -> None:
     """Asks above bids, best prices in the middle, as a book is looked at."""
-    rows = [{"side": "ask", "price": price, "lots": lots} for price, lots in reversed(fields["Asks"])]
-    rows += [{"side": "bid", "price": price, "lots": lots} for price, lots in fields["Bids"]]
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("side", "price", "lots", title=f"event {fields['Event']}")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console().print(table)
+    for side, levels in (("ask", reversed(fields["Asks"])), ("bid", fields["Bids"])):
+        for price, lots in levels:
+            table.add_row(side, price, str(lots))
+    console_of_any_width().print(table)
 
 
 # How it is asked --------------------------------------------------------------------------------------------
