@@ -120,8 +120,8 @@ def order(t: Tables, request: np.void) -> tuple[Answered, bytes]:
     """One RESTING row."""
     if find_book(t, int(request["event"])) == NIL:
         return Answered.UNKNOWN_EVENT, b""
-    row = engine.order_row(t, int(request["event"]), int(request["order"]))
-    return (Answered.DONE, row.tobytes()) if row is not None else (Answered.UNKNOWN_ORDER, b"")
+    rows = engine.order_row(t, int(request["event"]), int(request["order"]))
+    return (Answered.DONE, rows.tobytes()) if len(rows) else (Answered.UNKNOWN_ORDER, b"")
 
 
 def orders(t: Tables, request: np.void) -> tuple[Answered, bytes]:
@@ -146,7 +146,7 @@ def depth(t: Tables, request: np.void) -> tuple[Answered, bytes]:
 
 
 def position(t: Tables, request: np.void) -> tuple[Answered, bytes]:
-    """What stands before an order, as MessagePack."""
+    """Orders and lots before an order, as MessagePack."""
     if find_book(t, int(request["event"])) == NIL:
         return Answered.UNKNOWN_EVENT, b""
     found = engine.queue_position(t, int(request["event"]), int(request["order"]))

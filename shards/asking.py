@@ -123,9 +123,9 @@ def best_fields(event: int, best: tuple[int | None, int | None], spec: Any) -> F
     return fields
 
 
-def position_fields(event: int, order: int, position: Any) -> Fields:
-    """What stands before an order."""
-    return {"Event": event, "OrderID": order} | {title(name): value for name, value in position.items()}
+def position_fields(event: int, order: int, position: tuple[int, int]) -> Fields:
+    """What stands before an order at its price."""
+    return {"Event": event, "OrderID": order, "OrdersAhead": position[0], "LotsAhead": position[1]}
 
 
 def print_json(rows: Iterable[Fields]) -> None:
@@ -288,7 +288,7 @@ def depth_command(
 def position_command(
     context: typer.Context, event: Event, order: OrderId, config: ConfigFile = None, as_json: AsJson = False
 ) -> None:
-    """What stands before an open order in its list."""
+    """What stands before an open order at its price."""
     show(
         context,
         config,

@@ -22,7 +22,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -167,9 +167,14 @@ class Client:
         table = np.stack([rows["price"], rows["quantity"]], axis=1)
         return Depth(table[rows["side"] == Side.BUY], table[rows["side"] == Side.SELL])
 
-    def queue_position(self, event: int, order: int) -> Any:
-        """What stands before an open order in its list. Raises Unknown if it is not open."""
-        return msgspec.msgpack.decode(self._ask_about(event, Ask.POSITION, order=order).content)
+    def queue_position(self, event: int, order: int) -> tuple[int, int]:
+        """
+        Orders that stand before an open order at its price, and their lots that trade first. Raises Unknown if it is not open.
+
+        Of an iceberg in front what it shows now counts; of hidden and waiting orders all that is open.
+        """
+        content = self._ask_about(event, Ask.POSITION, order=order).content
+        return msgspec.msgpack.decode(content, type=tuple[int, int])
 
     def best(self, event: int) -> tuple[int | None, int | None]:
         """Best bid and best ask in ticks of YES, None where there is none. Raises Unknown."""

@@ -36,7 +36,7 @@ import numpy as np
 from numba import njit
 
 from ringpit.engine.codes import CommandKind
-from ringpit.engine.limits import INT64_MAX
+from ringpit.engine.limits import INT64_MAX, REPORTS_PER_STEP_MAX
 from ringpit.engine.machine import process
 from ringpit.engine.records import COMMAND, MARKER
 from ringpit.engine.tables import Cell
@@ -232,7 +232,7 @@ def match_run(t, w):
     """
     Match the run in hand as far as the output ring has room.
 
-    Returns 1 if anything moved, 0 if the ring is full, -1 if it is frozen.
+    Returns 1 if anything was done, 0 if the ring is full, -1 if it is frozen.
     """
     out = w.own[Own.OUT]
     room = free_room(out, w.publisher, w.at[At.OUTPUT_HEAD], w.output.shape[0])
@@ -266,7 +266,8 @@ def match_run(t, w):
         )  # relaxed would do: for whoever watches
         tell_events(t, w)
         return 1
-    return int(reached != at or written != out)
+    # Nothing came out although there was room: a long walk over orders that are not concerned, which goes on.
+    return int(reached != at or written != out or room >= REPORTS_PER_STEP_MAX)
 
 
 @njit(cache=True, nogil=True, _nrt=False)
