@@ -39,7 +39,7 @@ from ringpit.engine.codes import CommandKind
 from ringpit.engine.limits import INT64_MAX, REPORTS_PER_STEP_MAX
 from ringpit.engine.machine import process
 from ringpit.engine.records import COMMAND, MARKER
-from ringpit.engine.tables import Cell
+from ringpit.engine.tables import Cell, Tables
 from ringpit.ipc.atomics import clock_ns, load_acquire, store_release
 from ringpit.ipc.histogram import record_many
 from ringpit.ipc.idle import idle_step
@@ -270,12 +270,15 @@ def match_run(t, w):
     return int(reached != at or written != out or room >= REPORTS_PER_STEP_MAX)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
-def keep_time(t, w, clock):
-    """Do what needs no router: finish the run in hand, else expire what is due. Returns as `match_run`."""
+def keep_time(t: Tables, w: Wires, clock: int) -> int:
+    """
+    Do what needs no router: finish the run in hand, else expire what is due. Returns as `match_run`.
+
+    Not compiled: it is rarely called, and would hold all of matching once more.
+    """
     if w.own[Own.RUN_AT] < w.own[Own.RUN_END]:
-        return match_run(t, w)
-    return take_tick(t, w, clock)
+        return int(match_run(t, w))
+    return int(take_tick(t, w, clock))
 
 
 @njit(cache=True, nogil=True, _nrt=False)

@@ -413,9 +413,8 @@ class Worker:
 
     def _answer(self) -> None:
         """Answer what is asked; between two runs, so every answer is of whole commands."""
-        self._own[Own.BELL] = (
-            self._answers.bell()
-        )  # before the lanes are looked at: who rings later is seen again
+        # The bell before the lanes: whoever rings later is seen again.
+        self._own[Own.BELL] = self._answers.bell()
         self._answers.answer(int(self._own[Own.SEQ]) - 1, time.time_ns())
 
     def _frozen(self) -> WorkerFrozen:
