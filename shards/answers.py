@@ -74,7 +74,7 @@ class Answers:
         """Answer every request that waits, all at log position `seq`; how many there were."""
         count = 0
         for lane in range(LANES):
-            number = self._queries.load(f"asked.{lane}")  # pairs with the client's store (K1)
+            number = self._queries.load(f"asked.{lane}")  # pairs with the client's store (N1)
             while number != self._seen[lane]:
                 slot = request_slot(lane, number)
                 request = self._queries.region("requests")[slot].copy()
@@ -92,7 +92,7 @@ class Answers:
         return bool(request["shard"] == self._shard and request["deadline_ns"] > now_ns)
 
     def _tell(self, lane: int, number: int, request: np.void, seq: int) -> None:
-        """Write one piece of an answer into its lane (K2, K3)."""
+        """Write one piece of an answer into its lane (N2, N3)."""
         begin = int(request["begin"])
         if begin == 0:
             status, content = self._make(request)

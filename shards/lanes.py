@@ -14,11 +14,11 @@ compare-and-swap and the worker only reads, so it never misses one.
 
 Invariants:
 
-    K1  a request lies in slot `number % REQUESTS` of its lane, complete before asked.L is `number`; so it is not
+    N1  a request lies in slot `number % REQUESTS` of its lane, complete before asked.L is `number`; so it is not
         written over while asked.L is still `number`
-    K2  a worker writes a lane's answer only for a request that it has not answered, so never while a client reads
+    N2  a worker writes a lane's answer only for a request that it has not answered, so never while a client reads
         one: the client asks again only when it has copied what there was
-    K3  answered.L is stored after the answer, and is the number of the request that it answers
+    N3  answered.L is stored after the answer, and is the number of the request that it answers
 """
 
 from enum import IntEnum

@@ -308,13 +308,13 @@ class Client:
             row[name] = value
         row["deadline_ns"] = time.time_ns() + left_ns
         self._queries.region("requests")[request_slot(self._lane, self._number)] = row[0]
-        self._queries.store(f"asked.{self._lane}", self._number)  # pairs with the worker's acquire (K1)
+        self._queries.store(f"asked.{self._lane}", self._number)  # pairs with the worker's acquire (N1)
         self._ring(shard)
         idle = Idle("sleep", skipped=SPINS_MAX)
         answered = f"answered.{self._lane}"
         while True:
             worker = self._worker(shard)
-            if worker.load(answered) == self._number:  # pairs with the worker's store (K3)
+            if worker.load(answered) == self._number:  # pairs with the worker's store (N3)
                 break
             if time.monotonic() > deadline:
                 raise NoAnswer(
