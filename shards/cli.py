@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ringpit.shards import asking
 from ringpit.shards.exits import Exit
 
 app = typer.Typer(
@@ -209,6 +210,9 @@ def schema() -> None:
     from ringpit.shards.schema import print_schema
 
     print_schema()
+
+
+app.add_typer(asking.app)
 
 
 def main() -> None:

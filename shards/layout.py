@@ -9,6 +9,7 @@ others only read it. So a process that was replaced, and wakes, can scribble on 
     worker.S     worker S      journal ring, output ring, heads of the input rings, what is durable
     publisher.P  publisher P   heads of the output rings, what is confirmed, the depth mirror
     ingress.R    the feeder    deliveries for router R (embedded mode)
+    queries      clients       what is asked of a running exchange (lanes.py); each lane belongs to whoever has locked it
 
 Ring positions are `incarnation << POSITION_BITS | index`, so a position of an earlier life is smaller than any
 of a later one and nothing has to be reset.
@@ -25,10 +26,12 @@ from ringpit.ipc.histogram import BUCKETS
 from ringpit.ipc.segment import Region, SegmentLayout
 from ringpit.shards.config import Config
 from ringpit.shards.ingress import INGRESS
+from ringpit.shards.lanes import ANSWER, CHUNK_BYTES, LANES, REQUEST, REQUESTS
 from ringpit.shards.mirror import mirror_regions
 
 POSITION_BITS: Final = 40
 CELL: Final = np.dtype("<i8")
+BYTE: Final = np.dtype("u1")
 
 EVENT: Final = dtype_of(
     (
@@ -126,7 +129,7 @@ def router_layout(config: Config) -> SegmentLayout:
 
 
 def worker_layout(config: Config) -> SegmentLayout:
-    """A worker's words, its journal and output rings, its events and its histograms."""
+    """A worker's words, its journal and output rings, its events, its histograms and its answers."""
     words = [
         "heartbeat",
         "journal_heartbeat",
@@ -146,6 +149,7 @@ def worker_layout(config: Config) -> SegmentLayout:
     ]
     for router in range(config.exchange.routers):
         words += [f"input_head.{router}", f"durable_position.{router}"]
+    words += [f"answered.{lane}" for lane in range(LANES)]
     return SegmentLayout(
         "worker",
         tuple(words),
@@ -156,6 +160,8 @@ def worker_layout(config: Config) -> SegmentLayout:
             Region("wait_ns", CELL, BUCKETS),
             Region("match_ns", CELL, BUCKETS),
             Region("durable_ns", CELL, BUCKETS),
+            Region("answers", ANSWER, LANES),
+            Region("answer_bytes", BYTE, LANES * CHUNK_BYTES),
         ),
         LAYOUT_VERSION,
     )
@@ -181,6 +187,20 @@ def ingress_layout(config: Config) -> SegmentLayout:
     return SegmentLayout(
         "ingress", ("tail",), (Region("slots", INGRESS, config.rings.ingress_slots),), LAYOUT_VERSION
     )
+
+
+def queries_layout(config: Config) -> SegmentLayout:
+    """A bell for each shard; for each lane of clients the number of its last request, and its requests."""
+    bells = [f"bell.{shard}" for shard in range(config.exchange.shards)]
+    asked = [f"asked.{lane}" for lane in range(LANES)]
+    return SegmentLayout(
+        "queries", (*bells, *asked), (Region("requests", REQUEST, LANES * REQUESTS),), LAYOUT_VERSION
+    )
+
+
+def queries_name(config: Config) -> str:
+    """Name of the segment in which clients ask."""
+    return segment_name(config, "queries", 0, 0)
 
 
 def pool_limits(config: Config) -> Limits:

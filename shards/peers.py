@@ -8,6 +8,7 @@ dead process's memory longer than they want to.
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Final
 
 from ringpit.ipc.segment import Segment, SegmentLayout, SegmentMissing
@@ -16,6 +17,8 @@ from ringpit.shards.layout import (
     Role,
     board_layout,
     publisher_layout,
+    queries_layout,
+    queries_name,
     router_layout,
     segment_name,
     worker_layout,
@@ -43,6 +46,11 @@ class Peers:
         self.board = Segment.attach(segment_name(config, "board", 0, 0), board_layout(config))
         self._layouts = {role: layout(config) for role, layout in LAYOUTS.items()}
         self._attached: dict[tuple[Role, int], Segment] = {}
+
+    @cached_property
+    def queries(self) -> Segment:
+        """What clients ask; one segment from the exchange's start to its end."""
+        return Segment.attach(queries_name(self._config), queries_layout(self._config))
 
     def incarnation(self, role: Role, index: int) -> int:
         """Which incarnation of a process counts; 0: it has not been started yet."""

@@ -6,7 +6,7 @@ Replay: EventMessages as lines in, reports as lines out, in one process, with no
 
 The same decoder, engine and renderer as in the running exchange, without rings, log and brokers; the same input
 gives the same bytes. A line takes two log positions, its marker and its command, as a delivery of its own
-would. Engine time stands at 0.
+would. Engine time stands at 0, so nothing expires.
 
 Fast enough for millions of lines: they are applied in blocks. A line that cannot be read is told on standard
 error with its number, and the rest goes on.

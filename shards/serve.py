@@ -12,7 +12,10 @@ the ring fills.
 
 The loop waits only for stages further down: for room in the journal ring (journal thread, log) and in the output
 ring (publisher). While it waits or idles it watches the board, and returns to Python when it is told to stop,
-when a neighbour has a new incarnation, or when its patience ends.
+when a neighbour has a new incarnation, when somebody asks something, or when its patience ends.
+
+Time passes without frames, too: when an open order's time is up, the loop journals a frame of its own between
+two others, with one TICK in it, and matches it like any run. It comes through no input ring and moves none.
 
 Fast here because nothing is allocated, a run costs one exchange with each neighbour, and the GIL is free
 throughout. Slow here: a first report after an idle spell pays for the nap that the waiting policy chose.
@@ -22,6 +25,8 @@ Invariants:
     V1  a frame is journaled before its first report is published
     V2  the input head passes a frame only when it is matched
     V3  a run in hand is finished before the next is taken, also across returns to Python
+    V4  Python is asked to answer only while no run is in hand, and only after a turn of work: whoever asks without
+        end slows matching down and does not stop it
 """
 
 from enum import IntEnum, auto
@@ -30,12 +35,16 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
+from ringpit.engine.codes import CommandKind
+from ringpit.engine.limits import INT64_MAX, REPORTS_PER_STEP_MAX
 from ringpit.engine.machine import process
-from ringpit.engine.tables import Cell
+from ringpit.engine.records import COMMAND, MARKER
+from ringpit.engine.tables import Cell, Tables
 from ringpit.ipc.atomics import clock_ns, load_acquire, store_release
 from ringpit.ipc.histogram import record_many
 from ringpit.ipc.idle import idle_step
 from ringpit.ipc.ring import free_room, publish_freezable, published, release
+from ringpit.wal.frames import NO_ROUTER
 
 RUN_SLOTS_MAX: Final = 2_048  # slots a run takes beyond its first frame: bounds the work between two heartbeats
 
@@ -53,6 +62,7 @@ class At(IntEnum):
     ORDERS_RESTING = auto()
     INPUT_TAIL = auto()  # in the router's cells
     OUTPUT_HEAD = auto()  # in the publisher's cells
+    BELL = auto()  # in the clients' cells
     STOP = auto()  # the rest: in the board's cells
     ROUTER_INCARNATION = auto()
     PUBLISHER_INCARNATION = auto()
@@ -71,6 +81,7 @@ class Own(IntEnum):
     PATIENCE = auto()  # idle polls after which Python gets a turn
     TAKEN_NS = auto()  # when the run in hand was taken
     TAKEN = auto()  # records of it
+    BELL = auto()  # the clients' bell as it was when Python last looked what they ask
 
 
 class Turn(IntEnum):
@@ -80,6 +91,7 @@ class Turn(IntEnum):
     STOP = 1
     PEERS_CHANGED = 2
     FROZEN = 3
+    QUERY = 4
 
 
 class Wires(NamedTuple):
@@ -89,6 +101,7 @@ class Wires(NamedTuple):
     router: np.ndarray  # int64, the router's segment
     publisher: np.ndarray  # int64, the publisher's segment
     board: np.ndarray  # int64, the supervisor's segment
+    queries: np.ndarray  # int64, the clients' segment
     at: np.ndarray  # int64, see At
     own: np.ndarray  # int64, see Own
     attached: np.ndarray  # int64: incarnations of the router and of the publisher behind these wires
@@ -96,10 +109,22 @@ class Wires(NamedTuple):
     input_markers: np.ndarray  # the same as MARKER
     journal: np.ndarray  # COMMAND, a power of two
     journal_markers: np.ndarray  # the same as MARKER
+    tick: np.ndarray  # COMMAND x 2: a frame of our own, see `tick_frame`
     output: np.ndarray  # REPORT, a power of two
     events: np.ndarray  # EVENT
     wait_ns: np.ndarray  # histograms, int64
     match_ns: np.ndarray
+
+
+def tick_frame() -> np.ndarray:
+    """The frame that makes orders expire, but for its times: a marker of no router and no key, and a TICK."""
+    frame = np.zeros(2, COMMAND)
+    marker = frame.view(MARKER)
+    marker[0]["kind"] = CommandKind.MARKER
+    marker[0]["router"] = NO_ROUTER
+    marker[0]["count"] = 1
+    frame[1]["kind"] = CommandKind.TICK
+    return frame
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -132,6 +157,44 @@ def journal_run(w, head, count, tail, now_ns):
 
 
 @njit(cache=True, nogil=True, _nrt=False)
+def publish_run(w, count, input_end, now_ns):
+    """Give the journal what was written behind the last run, and take it in hand. Returns 1, or -1: frozen."""
+    journal_tail = w.own[Own.RUN_END]
+    if not publish_freezable(w.cells, w.at[At.JOURNAL_TAIL], journal_tail, journal_tail + count):
+        return -1
+    w.own[Own.RUN_AT] = journal_tail
+    w.own[Own.RUN_END] = journal_tail + count
+    w.own[Own.INPUT_END] = input_end
+    w.own[Own.TAKEN_NS] = now_ns
+    w.own[Own.TAKEN] = count
+    return 1
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def take_tick(t, w, clock):
+    """
+    Take a frame of our own if an order's time is up at `clock`, and the journal has room. Returns as `take_run`.
+
+    Engine time may be ahead of a clock that was set back; then it counts.
+    """
+    now_ns = max(clock, t.cells[Cell.ENGINE_NS])
+    journal_tail = w.own[Own.RUN_END]
+    count = w.tick.shape[0]
+    if now_ns < t.cells[Cell.NEXT_EXPIRY]:
+        return 0
+    if free_room(journal_tail, w.cells, w.at[At.JOURNAL_HEAD], w.journal.shape[0]) < count:
+        return 0
+    head = w.cells[w.at[At.INPUT_HEAD]]  # plain: only this process writes it; it stays where it is
+    mask = w.journal.shape[0] - 1
+    for i in range(count):
+        w.journal[(journal_tail + i) & mask] = w.tick[i]
+    w.journal_markers[journal_tail & mask]["engine_ns"] = now_ns
+    w.journal_markers[journal_tail & mask]["ingress_ns"] = now_ns
+    w.journal_markers[journal_tail & mask]["position"] = head
+    return publish_run(w, count, head, now_ns)
+
+
+@njit(cache=True, nogil=True, _nrt=False)
 def take_run(w, last_ns):
     """Take the frames that wait, if the journal has room. Returns 1 taken, 0 nothing to do, -1 frozen."""
     head = w.cells[w.at[At.INPUT_HEAD]]  # plain: only this process writes it
@@ -144,14 +207,7 @@ def take_run(w, last_ns):
         return 0
     now_ns = max(clock_ns(), last_ns)
     journal_run(w, head, count, journal_tail, now_ns)
-    if not publish_freezable(w.cells, w.at[At.JOURNAL_TAIL], journal_tail, journal_tail + count):
-        return -1
-    w.own[Own.RUN_AT] = journal_tail
-    w.own[Own.RUN_END] = journal_tail + count
-    w.own[Own.INPUT_END] = head + count
-    w.own[Own.TAKEN_NS] = now_ns
-    w.own[Own.TAKEN] = count
-    return 1
+    return publish_run(w, count, head + count, now_ns)
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -176,7 +232,7 @@ def match_run(t, w):
     """
     Match the run in hand as far as the output ring has room.
 
-    Returns 1 if anything moved, 0 if the ring is full, -1 if it is frozen.
+    Returns 1 if anything was done, 0 if the ring is full, -1 if it is frozen.
     """
     out = w.own[Own.OUT]
     room = free_room(out, w.publisher, w.at[At.OUTPUT_HEAD], w.output.shape[0])
@@ -210,7 +266,19 @@ def match_run(t, w):
         )  # relaxed would do: for whoever watches
         tell_events(t, w)
         return 1
-    return int(reached != at or written != out)
+    # Nothing came out although there was room: a long walk over orders that are not concerned, which goes on.
+    return int(reached != at or written != out or room >= REPORTS_PER_STEP_MAX)
+
+
+def keep_time(t: Tables, w: Wires, clock: int) -> int:
+    """
+    Do what needs no router: finish the run in hand, else expire what is due. Returns as `match_run`.
+
+    Not compiled: it is rarely called, and would hold all of matching once more.
+    """
+    if w.own[Own.RUN_AT] < w.own[Own.RUN_END]:
+        return int(match_run(t, w))
+    return int(take_tick(t, w, clock))
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -229,9 +297,18 @@ def serve(t, w):
         if in_hand:
             worked = match_run(t, w)
         else:
-            worked = take_run(w, t.cells[Cell.ENGINE_NS])
+            worked = 0
+            if t.cells[Cell.NEXT_EXPIRY] != INT64_MAX:  # else the clock need not be read
+                worked = take_tick(t, w, clock_ns())
+            if worked == 0:
+                worked = take_run(w, t.cells[Cell.ENGINE_NS])
         if worked < 0:
             return Turn.FROZEN
+        if (
+            load_acquire(w.queries, w.at[At.BELL]) != w.own[Own.BELL]  # pairs with the swap in Client
+            and w.own[Own.RUN_AT] == w.own[Own.RUN_END]  # V4
+        ):
+            return Turn.QUERY
         if worked == 0:
             if load_acquire(w.board, w.at[At.STOP]) != 0:  # pairs with the supervisor's store
                 return Turn.STOP

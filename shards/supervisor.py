@@ -46,6 +46,8 @@ from ringpit.shards.layout import (
     counts,
     ingress_layout,
     prefix,
+    queries_layout,
+    queries_name,
     segment_name,
 )
 from ringpit.shards.lock import lock_of_folder, lock_of_name
@@ -171,6 +173,7 @@ class Supervisor:
             self._context.set_forkserver_preload(["ringpit.shards.warm"])
             self._board = Segment.create(segment_name(config, "board", 0, 0), board_layout(config))
             stack.callback(self._remove, self._board)
+            stack.callback(self._remove, Segment.create(queries_name(config), queries_layout(config)))
             if config.intake.source == "ring":
                 for router in range(config.exchange.routers):
                     ingress = Segment.create(segment_name(config, "ingress", router, 0), ingress_layout(config))

@@ -20,10 +20,12 @@ from ringpit.engine.codes import CommandKind
 from ringpit.engine.image import images
 from ringpit.engine.records import MARKER, REPORT
 from ringpit.ipc import histogram, idle
-from ringpit.ipc.atomics import load_cell, store_cell
+from ringpit.ipc.atomics import load_cell, store_cell, swap_cell
 from ringpit.ipc.ring import publish_freezable, published
 from ringpit.shards import packed, router, serve
+from ringpit.shards.answers import MAKERS
 from ringpit.shards.directory import Directory, deal
+from ringpit.shards.lanes import REQUEST
 from ringpit.shards.layout import EVENT
 from ringpit.shards.mirror import allocate_mirror
 from ringpit.shards.output import ShardViews, Word
@@ -43,7 +45,7 @@ def warm_engine() -> np.ndarray:
     exchange.create_event(1)
     exchange.order(1, order=1, account=1, side="buy", price=50, quantity=3)
     exchange.order(1, order=2, account=1, side="sell", price=50, quantity=1)
-    exchange.digest()
+    warm_answers(exchange)
     images(exchange.tables, exchange.next_seq - 1)
     commands = np.zeros(2, COMMAND)
     commands["kind"] = CommandKind.CREATE_EVENT, CommandKind.NEW
@@ -54,6 +56,14 @@ def warm_engine() -> np.ndarray:
     commands["quantity"] = 99, 5
     commands["payout"] = 100, 0
     return commands
+
+
+def warm_answers(exchange: Exchange) -> None:
+    """Every question that a client can ask: a worker that compiles one matches nothing meanwhile."""
+    request = np.zeros(1, REQUEST)[0]
+    request["event"] = request["order"] = request["account"] = request["levels"] = 1
+    for make in MAKERS.values():
+        make(exchange.tables, request)
 
 
 def warm_router(commands: np.ndarray) -> np.ndarray:
@@ -75,7 +85,7 @@ def warm_worker(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     exchange = Exchange(SMALL, market_data=True)
     cells = np.zeros(2 * len(serve.At), np.int64)
     at = np.arange(len(serve.At)) * 2
-    router_cells, publisher_cells, board = (np.zeros_like(cells) for _ in range(3))
+    router_cells, publisher_cells, board, queries = (np.zeros_like(cells) for _ in range(4))
     journal, output = np.zeros(SLOTS, COMMAND), np.zeros(SLOTS, REPORT)
     own = np.zeros(len(serve.Own), np.int64)
     own[serve.Own.SEQ] = 1
@@ -85,6 +95,7 @@ def warm_worker(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         router=router_cells,
         publisher=publisher_cells,
         board=board,
+        queries=queries,
         at=at,
         own=own,
         attached=np.zeros(2, np.int64),
@@ -92,12 +103,15 @@ def warm_worker(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         input_markers=inputs.view(MARKER),
         journal=journal,
         journal_markers=journal.view(MARKER),
+        tick=serve.tick_frame(),
         output=output,
         events=np.zeros(SMALL.events, EVENT),
         wait_ns=histogram.empty(),
         match_ns=histogram.empty(),
     )
     serve.serve(exchange.tables, wires)
+    serve.match_run(exchange.tables, wires)  # what a worker calls from Python while no router is there
+    serve.take_tick(exchange.tables, wires, 0)
     return cells, journal, output
 
 
@@ -143,6 +157,7 @@ def warm() -> float:
     warm_journal(journal)
     warm_publisher(cells, output)
     published(cells, 0)
+    swap_cell(cells, 0, int(cells[0]), int(cells[0]))
     publish_freezable(cells, 0, int(cells[0]), int(cells[0]))
     idle.Idle("sleep")(1)
     return time.perf_counter() - began

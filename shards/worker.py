@@ -4,6 +4,9 @@ Worker: one shard's process. Recovers its books from the log, then serves.
     start ──> replay the log, claim the next epoch ──> images of open books ──> unconfirmed reports again
           ──> RUNNING ──> greeted by each router ──> serve (serve.py) ──> stop: drain, make durable, leave
 
+While it serves, orders whose time is up expire, also while no router is there, and what clients ask is answered
+between two runs (answers.py).
+
 There is one way to start. A worker that was killed, a whole exchange that was, and a first start differ only
 in how much log there is. While replaying, the reports that the publisher may not have confirmed are kept, and
 then go into the output ring first, with the identities they had.
@@ -31,11 +34,12 @@ from ringpit.ipc.atomics import load_cell
 from ringpit.ipc.idle import MODES, Idle
 from ringpit.ipc.ring import publish_freezable, published
 from ringpit.ipc.segment import Segment
+from ringpit.shards.answers import Answers
 from ringpit.shards.config import Config
 from ringpit.shards.journal import Journal
 from ringpit.shards.layout import Role, State, first_position, pool_limits
 from ringpit.shards.peers import Peers
-from ringpit.shards.serve import At, Own, Turn, Wires, serve
+from ringpit.shards.serve import At, Own, Turn, Wires, keep_time, serve, tick_frame
 from ringpit.wal.log import Log
 from ringpit.wal.reader import RecoveredState, recover
 from ringpit.wal.writer import BatchWriter
@@ -150,8 +154,9 @@ class Worker:
         self.tables = allocate(pool_limits(config), market_data=True)
         self._own = np.zeros(len(Own), np.int64)
         self._wires: dict[int, Wires] = {}
+        self._alone: dict[int, Wires] = {}  # wires without a router, by the number of the one that is missing
+        self._answers = Answers(index, segment, peers.queries, self.tables)
         self._greeted: dict[int, int] = {}  # router to the incarnation whose ring we serve
-        self._deadline = 0.0  # of a stop; 0: none was asked for
         self._idle = Idle(config.wait.mode)
         self._deadline = 0.0  # of a stop; 0: none was asked for
 
@@ -243,16 +248,35 @@ class Worker:
     # Neighbours ----------------------------------------------------------------------------------------
 
     def _wire(self, router: int) -> Wires | None:
-        """Wires for one router's ring, once the router has greeted us; None before."""
+        """Wires for one router's ring, once the router has greeted us; None before, and while a run is in hand (V3)."""
         if router in self._wires:
             return self._wires[router]
         segment = self.peers.attach(Role.ROUTER, router)
-        if segment.load(f"input_peer.{self.index}") != self.segment.incarnation:
+        if self._in_hand() or segment.load(f"input_peer.{self.index}") != self.segment.incarnation:
             return None
         base = segment.load(f"input_base.{self.index}")
         self._word(f"input_head.{router}", base)
+        alone = self._wires_alone(router)
+        at = alone.at.copy()
+        at[At.INPUT_TAIL] = segment.layout.index(f"input_tail.{self.index}")
+        inputs = segment.region(f"input.{self.index}")
+        self._greeted[router] = segment.incarnation
+        self._wires[router] = alone._replace(
+            router=segment.cells,
+            at=at,
+            attached=np.array([segment.incarnation, alone.attached[1]], np.int64),
+            inputs=inputs,
+            input_markers=inputs.view(MARKER),
+        )
+        return self._wires[router]
+
+    def _wires_alone(self, router: int) -> Wires:
+        """Wires without a router: for what the worker does by itself. Kept while the publisher is the same."""
         publisher = self.peers.attach(Role.PUBLISHER, 0)
-        board = self.peers.board
+        alone = self._alone.get(router)
+        if alone is not None and alone.attached[1] == publisher.incarnation:
+            return alone
+        board, queries = self.peers.board, self.peers.queries
         at = np.zeros(len(At), np.int64)
         index = self._layout.index
         for place, word in (
@@ -266,32 +290,33 @@ class Worker:
             (At.ORDERS_RESTING, "orders_resting"),
         ):
             at[place] = index(word)
-        at[At.INPUT_TAIL] = segment.layout.index(f"input_tail.{self.index}")
         at[At.OUTPUT_HEAD] = publisher.layout.index(f"output_head.{self.index}")
+        at[At.BELL] = queries.layout.index(f"bell.{self.index}")
         at[At.STOP] = board.layout.index(f"worker.{self.index}.stop")
         at[At.ROUTER_INCARNATION] = board.layout.index(f"router.{router}.incarnation")
         at[At.PUBLISHER_INCARNATION] = board.layout.index("publisher.0.incarnation")
-        inputs = segment.region(f"input.{self.index}")
+        nothing = np.zeros(1, COMMAND)
         journal = self.segment.region("journal")
-        self._greeted[router] = segment.incarnation
-        self._wires[router] = Wires(
+        self._alone[router] = Wires(
             cells=self.segment.cells,
-            router=segment.cells,
+            router=np.zeros(1, np.int64),
             publisher=publisher.cells,
             board=board.cells,
+            queries=queries.cells,
             at=at,
             own=self._own,
-            attached=np.array([segment.incarnation, publisher.incarnation], np.int64),
-            inputs=inputs,
-            input_markers=inputs.view(MARKER),
+            attached=np.array([0, publisher.incarnation], np.int64),
+            inputs=nothing,
+            input_markers=nothing.view(MARKER),
             journal=journal,
             journal_markers=journal.view(MARKER),
+            tick=tick_frame(),
             output=self.segment.region("output"),
             events=self.segment.region("events"),
             wait_ns=self.segment.region("wait_ns"),
             match_ns=self.segment.region("match_ns"),
         )
-        return self._wires[router]
+        return self._alone[router]
 
     def _follow_peers(self, router: int, wires: Wires) -> None:
         """
@@ -361,16 +386,40 @@ class Worker:
         """One turn on one router's ring."""
         wires = self._wire(router)
         if wires is None:
-            time.sleep(NAP_SECONDS)
+            self._serve_alone(router)
             return
         turn = serve(self.tables, wires)
         if turn == Turn.FROZEN:
-            raise WorkerFrozen(f"shard {self.index}: another process took over; this one leaves")
-        if turn == Turn.PEERS_CHANGED:
+            raise self._frozen()
+        if turn == Turn.QUERY:
+            self._answer()
+        elif turn == Turn.PEERS_CHANGED:
             self._follow_peers(router, wires)
         elif turn == Turn.STOP and self._in_hand():
             time.sleep(NAP_SECONDS)  # the publisher has to make room first
         self._retire(router)
+
+    def _serve_alone(self, router: int) -> None:
+        """One turn without the router, which has not greeted us: orders expire and questions are answered all the same."""
+        wires = self._wires_alone(router)
+        moved = keep_time(self.tables, wires, time.time_ns())
+        if moved < 0:
+            raise self._frozen()
+        bell = load_cell(wires.queries, int(wires.at[At.BELL]))
+        if bell != self._own[Own.BELL] and not self._in_hand():
+            self._answer()
+        elif moved == 0:
+            time.sleep(NAP_SECONDS)
+
+    def _answer(self) -> None:
+        """Answer what is asked; between two runs, so every answer is of whole commands."""
+        # The bell before the lanes: whoever rings later is seen again.
+        self._own[Own.BELL] = self._answers.bell()
+        self._answers.answer(int(self._own[Own.SEQ]) - 1, time.time_ns())
+
+    def _frozen(self) -> WorkerFrozen:
+        """What ends a worker whose rings take nothing more."""
+        return WorkerFrozen(f"shard {self.index}: another process took over; this one leaves")
 
     def _overdue(self) -> bool:
         """True if a stop was asked for and the patience for it is over."""

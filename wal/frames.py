@@ -31,6 +31,7 @@ from ringpit.engine.records import MARKER, RECORD_BYTES
 from ringpit.wal.errors import LogError
 
 ROUTERS_MAX: Final = 8  # routers whose ring positions a batch header can carry
+NO_ROUTER: Final = -1  # in a marker that the worker wrote itself: the frame came through no input ring
 WORDS: Final = RECORD_BYTES // 8
 CHECKSUM_START: Final = 0  # of no records at all
 
@@ -81,7 +82,8 @@ def _measure(first, second, records_max, positions):
     """
     Count the records of the whole frames at the front that fit records_max; the first frame always fits.
 
-    Writes each marker's position into positions[router]. Stops before a frame whose end is not there.
+    Writes each marker's position into positions[router], but for a worker's own frames: those move no input ring.
+    Stops before a frame whose end is not there.
     Returns the records and the last counted marker's engine_ns.
     """
     available = first.shape[0] + second.shape[0]
@@ -102,9 +104,10 @@ def _measure(first, second, records_max, positions):
         if behind > available or (taken > 0 and behind > records_max):
             break
         router = span[at]["router"]
-        if router < 0 or router >= ROUTERS_MAX:
+        if router < NO_ROUTER or router >= ROUTERS_MAX:
             return FrameStatus.ROUTER_UNKNOWN.value, engine_ns
-        positions[router] = span[at]["position"]
+        if router != NO_ROUTER:
+            positions[router] = span[at]["position"]
         engine_ns = span[at]["engine_ns"]
         taken = behind
     return taken, engine_ns
@@ -128,7 +131,7 @@ def whole_frames(
     Count the records at the front of one or two spans that are whole frames and fit records_max.
 
     The first frame counts even if it is larger than records_max. `positions` (int64, ROUTERS_MAX) takes the
-    ring position just behind each router's last counted frame. `where` is for the message. Also returns the
+    ring position just behind each router's last counted frame, a worker's own frames left out. `where` is for the message. Also returns the
     last counted marker's engine_ns, 0 if there is none.
 
     Raises FrameTorn if a frame does not begin where one must.

@@ -14,13 +14,14 @@ from ringpit.shards.layout import (
     ingress_layout,
     prefix,
     publisher_layout,
+    queries_layout,
     router_layout,
     segment_name,
     worker_layout,
 )
 
 CONFIG = Config()
-LAYOUTS = (board_layout, router_layout, worker_layout, publisher_layout, ingress_layout)
+LAYOUTS = (board_layout, router_layout, worker_layout, publisher_layout, ingress_layout, queries_layout)
 
 
 def sized(**sections):
@@ -68,6 +69,7 @@ def test_layouts_of_different_kinds_have_different_digests():
         (publisher_layout, sized(limits={"levels": 1 << 15})),
         (publisher_layout, sized(exchange={"shards": 3})),
         (ingress_layout, sized(rings={"ingress_slots": 1 << 15})),
+        (queries_layout, sized(exchange={"shards": 3})),
     ],
 )
 def test_a_configuration_that_moves_anything_changes_the_digest(make, other):

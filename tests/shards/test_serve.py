@@ -1,25 +1,46 @@
 """The worker's loop journals what it takes, matches what it journaled, waits for room, and says why it came back."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ringpit.engine import Exchange, Limits
-from ringpit.engine.codes import CommandKind, ReportKind
+from ringpit.engine.codes import CommandKind, Reason, ReportKind, TimeInForce
+from ringpit.engine.limits import INT64_MAX
 from ringpit.engine.records import COMMAND, MARKER, REPORT
+from ringpit.engine.tables import Cell
 from ringpit.ipc import histogram
 from ringpit.ipc.atomics import load_cell, store_cell
 from ringpit.ipc.ring import FROZEN, freeze
 from ringpit.shards.flow import creations, flow, frames
 from ringpit.shards.layout import EVENT, first_position
-from ringpit.shards.serve import RUN_SLOTS_MAX, At, Own, Turn, Wires, match_run, run_length, serve, take_run
+from ringpit.shards.serve import (
+    RUN_SLOTS_MAX,
+    At,
+    Own,
+    Turn,
+    Wires,
+    keep_time,
+    match_run,
+    run_length,
+    serve,
+    take_run,
+    take_tick,
+    tick_frame,
+)
 from ringpit.testing.naive import NaiveExchange, report_array, report_tuples
+from ringpit.wal.frames import NO_ROUTER
 
 LIMITS = Limits(events=8, orders=64, levels=4_096, keys=64)
 INPUT_FIRST = first_position(2)
 OWN_FIRST = first_position(5)  # of the journal and output rings
 TURNS_MAX = 10_000
+FAR_NS = 1 << 62  # a time that no clock of ours reaches
+TIMED_EVENT = 99  # no other order is in it
+DEADLINE_SECONDS = 30.0
 
 
 class Rig:
@@ -27,7 +48,9 @@ class Rig:
 
     def __init__(self, *, inputs=64, journal=64, output=64):
         self.tables = Exchange(LIMITS, market_data=True).tables
-        self.own_cells, self.router, self.publisher, self.board = (np.zeros(64, np.int64) for _ in range(4))
+        self.own_cells, self.router, self.publisher, self.board, self.queries = (
+            np.zeros(64, np.int64) for _ in range(5)
+        )
         self.at = np.arange(len(At)) * 4
         own = np.zeros(len(Own), np.int64)
         own[Own.SEQ] = 1
@@ -38,6 +61,7 @@ class Rig:
             router=self.router,
             publisher=self.publisher,
             board=self.board,
+            queries=self.queries,
             at=self.at,
             own=own,
             attached=np.zeros(2, np.int64),
@@ -45,6 +69,7 @@ class Rig:
             input_markers=slots.view(MARKER),
             journal=copy,
             journal_markers=copy.view(MARKER),
+            tick=tick_frame(),
             output=np.zeros(output, REPORT),
             events=np.zeros(LIMITS.events, EVENT),
             wait_ns=histogram.empty(),
@@ -62,7 +87,8 @@ class Rig:
         """The cells in which a word lies."""
         if word >= At.STOP:
             return self.board
-        return {At.INPUT_TAIL: self.router, At.OUTPUT_HEAD: self.publisher}.get(word, self.own_cells)
+        elsewhere = {At.INPUT_TAIL: self.router, At.OUTPUT_HEAD: self.publisher, At.BELL: self.queries}
+        return elsewhere.get(word, self.own_cells)
 
     def get(self, word):
         """A word."""
@@ -389,3 +415,157 @@ def test_a_run_is_whole_frames_and_bounded():
     assert ends[0] == run_length(markers, 0, ends[0])
     assert 2 == run_length(markers, ends[1], ends[4])
     assert 3_001 == run_length(markers, ends[2], ends[4])
+
+
+# Time and questions ---------------------------------------------------------------------------------------
+
+
+def timed_orders(*expiries_ns):
+    """A frame that creates an event and places an order good till each of some times."""
+    commands = np.zeros(1 + len(expiries_ns), COMMAND)
+    commands[:1] = creations(1, first_event=TIMED_EVENT)
+    orders = commands[1:]
+    orders["kind"] = CommandKind.NEW
+    orders["order"] = np.arange(1, 1 + len(orders))
+    orders["account"] = 9
+    orders["price"] = 50
+    orders["quantity"] = 7
+    orders["time_in_force"] = TimeInForce.GTD
+    orders["expires_ns"] = expiries_ns
+    commands["event"] = TIMED_EVENT
+    return frames(commands, len(commands))
+
+
+def waiting(*expiries_ns, **rings):
+    """A rig in which such orders rest, with nothing else left to do."""
+    rig = Rig(**rings)
+    rig.submit(timed_orders(*expiries_ns))
+    rig.finish()
+    assert min(expiries_ns) == rig.tables.cells[Cell.NEXT_EXPIRY]
+    return rig
+
+
+def expired(rig):
+    """Order ids that the publisher saw expire, in order."""
+    reports = rig.reports()
+    died = (reports["kind"] == ReportKind.CANCELED) & (reports["reason"] == Reason.EXPIRED)
+    return reports["order"][died].tolist()
+
+
+def test_when_an_order_s_time_is_up_a_frame_says_so():
+    """At the time and not before, a frame of the worker's own is journaled and matched; no input ring moves."""
+    rig = waiting(FAR_NS, FAR_NS + 5)
+    head, journaled, matched = rig.get(At.INPUT_HEAD), rig.get(At.JOURNAL_TAIL), rig.get(At.MATCHED_SEQ)
+    assert 0 == take_tick(rig.tables, rig.wires, FAR_NS - 1)
+    assert 1 == take_tick(rig.tables, rig.wires, FAR_NS)
+    assert 1 == match_run(rig.tables, rig.wires)
+    rig.finish()
+
+    marker, tick = rig.wires.journal[(journaled + np.arange(2)) & (len(rig.wires.journal) - 1)]
+    assert CommandKind.TICK == tick["kind"]
+    fields = marker.reshape(1).view(MARKER)[0]
+    assert (CommandKind.MARKER, NO_ROUTER, 1) == tuple(fields[["kind", "router", "count"]])
+    assert (0, 0, FAR_NS, FAR_NS, head) == tuple(
+        fields[["key_low", "key_high", "engine_ns", "ingress_ns", "position"]]
+    )
+    assert (head, journaled + 2, matched + 2) == (
+        rig.get(At.INPUT_HEAD),
+        rig.get(At.JOURNAL_TAIL),
+        rig.get(At.MATCHED_SEQ),
+    )
+    assert [1] == expired(rig)
+    assert FAR_NS + 5 == rig.tables.cells[Cell.NEXT_EXPIRY]
+    assert 0 == take_tick(rig.tables, rig.wires, FAR_NS + 4)
+
+
+def test_a_clock_that_was_set_back_keeps_nobody_alive():
+    """Engine time that is ahead of the clock counts (M12)."""
+    rig = waiting(FAR_NS, FAR_NS)
+    rig.tables.cells[Cell.ENGINE_NS] = FAR_NS
+    assert 1 == take_tick(rig.tables, rig.wires, 1)
+    rig.finish()
+    assert [1, 2] == expired(rig)
+    assert INT64_MAX == rig.tables.cells[Cell.NEXT_EXPIRY]
+
+
+def test_an_idle_loop_lets_orders_expire():
+    """Nobody sends anything: the loop looks at the clock by itself, and at each order's time once."""
+    soon = time.time_ns() + 50_000_000
+    rig = waiting(soon, soon + 10_000_000, soon)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while len(expired(rig)) < 3 and time.monotonic() < deadline:
+        rig.finish()
+
+    assert [1, 3, 2] == expired(rig)
+    assert 0 == rig.tables.cells[Cell.ORDERS_USED]
+    ticks = (np.concatenate(rig.journaled)["kind"] == CommandKind.TICK).sum()
+    assert ticks in (1, 2)
+
+
+@pytest.mark.parametrize("word", [At.STOP, At.BELL])
+def test_nothing_else_that_is_wanted_keeps_an_order_alive(word):
+    """Told to stop, or asked something, the loop first does what is due."""
+    soon = time.time_ns() + 1_000_000
+    rig = waiting(soon)
+    rig.put(word, 1)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not expired(rig) and time.monotonic() < deadline:
+        assert rig.serve() in (Turn.STOP, Turn.QUERY)
+        rig.publish(99)
+    assert [1] == expired(rig)
+
+
+def test_expiry_waits_for_room_in_the_journal():
+    """While the log is away nothing expires; then it does, once."""
+    rig = waiting(FAR_NS, journal=16, inputs=16, output=512)
+    rig.submit(frames_of(14)[0])
+    rig.serve()
+    rig.publish(99)
+    assert 0 == take_tick(rig.tables, rig.wires, FAR_NS)
+    rig.log(1)
+    assert 1 == take_tick(rig.tables, rig.wires, FAR_NS)
+    rig.finish()
+    assert [1] == expired(rig)
+
+
+def test_a_replay_of_the_journal_expires_the_same():
+    """What was journaled gives the same reports again, without a clock."""
+    rig = waiting(FAR_NS, FAR_NS + 1, FAR_NS + 2)
+    assert 1 == take_tick(rig.tables, rig.wires, FAR_NS + 1)
+    rig.submit(frames_of(5)[0])
+    rig.finish()
+    again = Exchange(LIMITS, market_data=True)
+    wanted = again.submit(np.concatenate(rig.journaled))
+    assert wanted.tobytes() == np.concatenate(rig.reported).tobytes()
+    assert [1, 2] == expired(rig)
+
+
+def test_without_a_router_a_run_is_finished_and_orders_expire():
+    """What needs no router goes on without one: first the run in hand, then what is due."""
+    rig = waiting(FAR_NS, output=8)
+    rig.submit(frames_of(9)[0])
+    assert Turn.IDLE == rig.serve()
+    assert rig.wires.own[Own.RUN_AT] < rig.wires.own[Own.RUN_END]
+    for _ in range(TURNS_MAX):
+        rig.publish(8)
+        if keep_time(rig.tables, rig.wires, FAR_NS) == 0 and expired(rig):
+            break
+    assert [1] == expired(rig)
+    assert rig.get(At.INPUT_HEAD) == rig.get(At.INPUT_TAIL)
+
+
+def test_a_question_is_answered_between_runs():
+    """The bell brings Python in after a turn of work, never inside a run, and until Python has heard it."""
+    rig = Rig(output=8)
+    rig.submit(frames_of(12)[0])
+    rig.put(At.BELL, 3)
+    assert Turn.IDLE == rig.serve(), "the output ring is full, and the run in hand is not done"
+    while rig.wires.own[Own.RUN_AT] < rig.wires.own[Own.RUN_END]:
+        turn = rig.serve()
+        rig.publish(3)
+        assert len(rig.reported) < TURNS_MAX
+    assert Turn.QUERY == turn
+    assert INPUT_FIRST + 13 == rig.get(At.INPUT_HEAD)
+    assert Turn.QUERY == rig.serve()
+    rig.wires.own[Own.BELL] = 3
+    assert Turn.IDLE == rig.serve()

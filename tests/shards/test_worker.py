@@ -25,6 +25,7 @@ from ringpit.shards.layout import (
     board_layout,
     first_position,
     publisher_layout,
+    queries_layout,
     router_layout,
     segment_name,
     worker_layout,
@@ -64,6 +65,7 @@ class House:
         )
         self.segments = []
         self.board = self.create("board", board_layout(self.config), 0)
+        self.create("queries", queries_layout(self.config), 0)
         self.said = []
         self.reported = []
         self.start_router(ROUTER_FIRST)

@@ -23,9 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import psutil
 
 from ringpit.engine.digest import digest
+from ringpit.engine.records import COMMAND
 from ringpit.engine.tables import Tables, allocate
 from ringpit.ipc.atomics import load_cell
 from ringpit.ipc.segment import Segment
@@ -37,7 +39,7 @@ from ringpit.shards.peers import Peers
 from ringpit.shards.processes import open_log
 from ringpit.shards.worker import Replay
 from ringpit.testing.submissions import Submission
-from ringpit.wal.reader import recover
+from ringpit.wal.reader import Reader, recover
 
 START_SECONDS: Final = 240.0  # the first start on a machine compiles
 STOP_SECONDS: Final = 120.0
@@ -164,6 +166,16 @@ class RunningExchange:
         finally:
             log.close()
         return tables, state.next_seq
+
+    def logged(self, shard: int) -> list[np.ndarray]:
+        """COMMAND records of a shard's log, batch by batch, markers among them. Only while it is stopped."""
+        log = open_log(self.config, shard)
+        try:
+            reader = Reader(shard, self.config.exchange.generation)
+            parts = [reader.take(entry.batch, log.locate(entry.position))[1] for entry in log.read()]
+        finally:
+            log.close()
+        return [records.view(COMMAND) for records in parts if len(records)]
 
     def digests(self) -> list[str]:
         """What rests on each shard by its log. Only while it is stopped."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ringpit.engine.codes import CommandKind
 from ringpit.engine.limits import FRAME_COMMANDS_MAX
 from ringpit.engine.records import MARKER
-from ringpit.wal.frames import ROUTERS_MAX, FrameTorn, checksum_of, whole_frames
+from ringpit.wal.frames import NO_ROUTER, ROUTERS_MAX, FrameTorn, checksum_of, whole_frames
 
 
 def positions():
@@ -95,7 +95,7 @@ def test_measure_leaves_a_frame_whose_end_is_missing(make, missing):
         ("count", -1, "COUNT_IMPOSSIBLE"),
         ("count", FRAME_COMMANDS_MAX + 1, "COUNT_IMPOSSIBLE"),
         ("router", ROUTERS_MAX, "ROUTER_UNKNOWN"),
-        ("router", -1, "ROUTER_UNKNOWN"),
+        ("router", NO_ROUTER - 1, "ROUTER_UNKNOWN"),
     ],
 )
 def test_measure_refuses_what_is_no_frame(make, field, value, name):
@@ -104,3 +104,16 @@ def test_measure_refuses_what_is_no_frame(make, field, value, name):
     records[2][field] = value
     with pytest.raises(FrameTorn, match=rf"here: .* was {name}"):
         whole_frames((records,), 100, positions(), "here")
+
+
+def test_a_worker_s_own_frame_moves_no_input_ring(make):
+    """A frame that came through no ring is counted and timed like any, and leaves every ring's position as it was."""
+    records = make.frames(2, 1, 3, router=1)
+    records[3]["router"] = NO_ROUTER
+    records[3]["position"] = 1 << 50
+    where = positions()
+    assert (9, records[5]["engine_ns"]) == whole_frames((records,), 100, where, "here")
+    assert [0, records[5]["position"], *[0] * (ROUTERS_MAX - 2)] == where.tolist()
+    where = positions()
+    assert 5 == whole_frames((records[:5],), 100, where, "here")[0]
+    assert records[0]["position"] == where[1]
