@@ -273,13 +273,10 @@ class NaiveExchange:
         self._tell_levels()
 
     def _malformed(self, command: Any) -> bool:
-        """True if what shall complete a command is missing, or belongs to another event (M7)."""
-        parts = list(self.bands) if command.kind == CommandKind.CREATE_EVENT else []
-        if command.flags & Flag.EXTENDED:
-            if self.extension is None:
-                return True
-            parts.append(self.extension)
-        return any(part.event != command.event for part in parts)
+        """True if the extension that a command says it has is missing, or belongs to another event (M7)."""
+        if not command.flags & Flag.EXTENDED:
+            return False
+        return self.extension is None or self.extension.event != command.event
 
     def _order_verb(self, command: Any, extension: Any) -> None:
         """Carry out a command about one order, or say why not; then stops and all-or-none orders have their turns."""
@@ -409,7 +406,10 @@ class NaiveExchange:
                     self._take_off(book, order, Reason.MASS_CANCEL)
                     count += 1
             self._tell_levels()
-        self._answer(ReportKind.MASS_CANCELED, command, leaves=count)
+        self._report(
+            ReportKind.MASS_CANCELED, side=command.side, event=command.event, order=command.order,
+            account=command.account, leaves=count,
+        )  # fmt: skip
 
     def _tick(self) -> None:
         """Cancel what is due, earliest first, then by age (M13)."""

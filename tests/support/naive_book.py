@@ -42,7 +42,8 @@ class Order:
     """
     An order from its acceptance to its end.
 
-    Side, price and trigger are those of YES; without a limit of its own the price is 0. `total` is what was asked for
+    Side, price and trigger are those of YES; without a limit of its own the price is 0 here, and `price_asked` is what the
+    command had there, for the reports: 0 for a stop. `total` is what was asked for
     in all, `open` what is left of it: lots, or money if the order `is_money`.
     """
 
@@ -52,6 +53,7 @@ class Order:
     side: int
     price: int
     has_price: bool
+    price_asked: int
     is_no: bool
     payout: int
     total: int
@@ -82,8 +84,8 @@ class Order:
 
     @property
     def own_limit(self) -> int:
-        """Its limit in the terms of its own outcome, 0 without one."""
-        return self.own_price(self.price) if self.has_price else 0
+        """Its limit in the terms of its own outcome."""
+        return self.own_price(self.price) if self.has_price else self.price_asked
 
     @property
     def filled(self) -> int:
@@ -343,6 +345,7 @@ def order_of(command: Any, extension: Any, book: Event, age: int) -> Order:
         side=1 - command.side if is_no else command.side,
         price=yes(command.price) if has_price else 0,
         has_price=has_price,
+        price_asked=0 if command.order_type in STOP_TYPES else command.price,
         is_no=is_no,
         payout=content.payout,
         total=command.quantity,

@@ -75,9 +75,14 @@ def refusal(command: Any, extension: Any, events: dict[int, Event], limits: Limi
         return reason
     if mine is None or command.kind == CommandKind.NEW:
         return refusal_of_new(command, extension, book, events, limits, engine_ns)
-    if mine.post_only and command.kind in PRICED_KINDS:
+    if mine.post_only and command.kind in PRICED_KINDS and not cancels(mine, command):
         return refusal_of_post_only(replace(mine, price=moved_to(mine, command)), book)
     return Reason.NONE
+
+
+def cancels(mine: Order, command: Any) -> bool:
+    """True if an AMEND's total is already filled, so that nothing is left to amend (M6)."""
+    return command.kind == CommandKind.AMEND and 0 < command.quantity <= mine.filled
 
 
 def exists(command: Any) -> bool:
@@ -251,6 +256,7 @@ def sound(command: Any, extension: Any, bands: list[Any]) -> bool:
         and not says_of_orders
         and extension.orders_max >= 0
         and extension.account_orders_max >= 0
+        and all(record.event == command.event for record in bands)
         and sound_bands(low, high, payout, bands)
     )
 

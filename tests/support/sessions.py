@@ -285,6 +285,8 @@ class Session:
                 ("kind", random.choice((0, 13, 127, -1))),
             )
         )  # fmt: skip
+        if command.kind == CommandKind.CREATE_EVENT and name == "order_type":
+            value = 3  # a structure that does not exist: which one an event has is for `with_levels` to say
         return [*before, command._replace(**{name: value})]
 
     # -- steps and frames -----------------------------------------------------------------------------------
