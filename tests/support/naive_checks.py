@@ -82,7 +82,7 @@ def refusal(command: Any, extension: Any, events: dict[int, Event], limits: Limi
 
 def cancels(mine: Order, command: Any) -> bool:
     """True if an AMEND's total is already filled, so that nothing is left to amend (M6)."""
-    return command.kind == CommandKind.AMEND and 0 < command.quantity <= mine.filled
+    return bool(command.kind == CommandKind.AMEND and 0 < command.quantity <= mine.filled)
 
 
 def exists(command: Any) -> bool:

@@ -11,6 +11,7 @@ on and orders expire; frames come twice, or with a key that was used; a share of
 Nothing here knows a book. About 10 us a record. The same arguments give the same bytes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
@@ -136,7 +137,7 @@ class Session:
         self.frames: list[list[Any]] = []  # frames with a key, marker first
         self.keys = 0
 
-    def chosen(self, shares: dict[Any, float]) -> Any:
+    def chosen(self, shares: Mapping[Any, float]) -> Any:
         """One of the keys, as often as its share says."""
         return self.random.choices(list(shares), list(shares.values()))[0]
 
