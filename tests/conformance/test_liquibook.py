@@ -18,7 +18,7 @@ import warnings
 
 import pytest
 
-from ringpit.engine.codes import CommandKind, Reason, ReportKind, Side, TimeInForce
+from ringpit.engine.codes import CommandKind, LevelKind, Reason, ReportKind, Side, TimeInForce
 from ringpit.engine.exchange import Exchange
 from ringpit.engine.limits import Limits
 
@@ -75,9 +75,11 @@ class Listener(liquibook.OrderListener):
 class Pair:
     """Both engines, asked the same."""
 
-    def __init__(self):
+    def __init__(self, levels):
         self.exchange = Exchange(Limits(events=4, orders=1 << 12, levels=4_096))
-        created = self.exchange.create_event(EVENT, 1, 199, 0)
+        created = self.exchange.command(
+            CommandKind.CREATE_EVENT, EVENT, price=1, quantity=199, order=1, order_type=levels
+        )
         assert ReportKind.EVENT_CREATED == created[0]["kind"]
         self.listener = Listener()
         self.book = liquibook.liquibook_book_OrderBook()
@@ -145,9 +147,9 @@ class Pair:
 
 
 def compare(seed, commands):
-    """Play a random flow on both."""
+    """Play a random flow on both; seeds take turns between a ladder and a skip list."""
     chance = random.Random(seed)
-    pair = Pair()
+    pair = Pair(LevelKind.SKIP_LIST if seed % 2 else LevelKind.LADDER)
     pair.add(Side.BUY, 100, 1, TimeInForce.GTC)
     for _ in range(commands):
         price, lots = chance.randint(*PRICES), chance.randint(*LOTS)

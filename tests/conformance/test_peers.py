@@ -10,7 +10,8 @@ Each file in `peers/` names its source and holds cases. A case has a name, one s
     sell 20 @ 100 #4 ioc   => 10 @ 100 of #2, #4 loses 10 ioc_remainder
 
 A range `#1..9` stands for the step, or the effect, once for each. All effects of a step are written, in order: `lots @ price of #maker` (`by #taker` if that is not the order of the
-step), `#order loses lots reason`, `#order goes` (a stop), `#order prevented lots`, `refused reason`, `n in all`.
+step), `#order loses lots reason`, `#order goes` (a stop), `#order prevented lots`, `refused reason`, `n in all`. A fill that makes or destroys a pair of contracts
+ends in `mint` or `burn`. A case with the line `pays 100` has an event with that payout, where orders may be for NO.
 Steps are the verbs buy, sell, cancel, amend (to a new total), reduce, replace (by new open lots), mass and tick (time,
 ns), with the words of `WORDS`. Three more lines look at the book:
 
@@ -37,8 +38,10 @@ from ringpit.engine.codes import (
     Flag,
     LevelKind,
     OrderType,
+    Outcome,
     Queue,
     Reason,
+    ReportFlag,
     ReportKind,
     SelfTrade,
     Side,
@@ -70,6 +73,7 @@ WORDS = {  # word -> fields of the command
     "post": {"flags": Flag.POST_ONLY},
     "hidden": {"flags": Flag.HIDDEN},
     "whole": {"flags": Flag.ALL_OR_NONE},
+    "no": {"outcome": Outcome.NO},
     "buys": {"side": Side.BUY},
     "sells": {"side": Side.SELL},
     "spare-taker": {"self_trade": SelfTrade.CANCEL_MAKER},
@@ -116,6 +120,7 @@ class Case:
 
     name: str
     lines: list[str] = field(default_factory=list)
+    payout: int = 0
 
 
 def cases_of(path):
@@ -125,6 +130,8 @@ def cases_of(path):
         text = line.partition("--")[0].strip()
         if text.startswith("case "):
             cases.append(Case(text.removeprefix("case ").strip()))
+        elif text.startswith("pays "):
+            cases[-1].payout = int(text.removeprefix("pays "))
         elif text:
             if not cases:
                 raise ValueError(f"{path.name}:{number} belongs to no case: {line!r}")
@@ -200,7 +207,7 @@ def records_of(step, owners):
     return records
 
 
-def effects_of(reports, own):
+def effects_of(reports, own, payout):
     """Return what reports say, as a step's effects; `own` is the order of the step."""
     said = []
     waiting = iter(reports)
@@ -209,13 +216,16 @@ def effects_of(reports, own):
         order, quantity = f"#{report['order']}", int(report["quantity"])
         if kind == ReportKind.FILL_MAKER:
             taker = next(waiting)
-            assert (ReportKind.FILL_TAKER, report["price"], quantity) == (
+            pair = int(report["flags"]) & (ReportFlag.MINT | ReportFlag.BURN)
+            price = payout - report["price"] if pair else report["price"]
+            assert (ReportKind.FILL_TAKER, price, quantity) == (
                 taker["kind"],
                 taker["price"],
                 taker["quantity"],
             )
             by = "" if taker["order"] == own else f" by #{taker['order']}"
-            said.append(f"{quantity} @ {report['price']} of {order}{by}")
+            word = f" {ReportFlag(pair).name.lower()}" if pair else ""
+            said.append(f"{quantity} @ {report['price']} of {order}{by}{word}")
         elif kind == ReportKind.CANCELED:
             said.append(f"{order} loses {quantity}" + ("" if reason == "none" else f" {reason}"))
         elif kind == ReportKind.REJECTED:
@@ -267,12 +277,13 @@ def look(word, exchange):
 
 def exchange_for(case, how):
     """Return an exchange with an event that is wide enough: "naive", or the engine on a "ladder" or "skip list"."""
-    high = 1 + max(int(price) for line in case.lines for price in PRICE.findall(line) or [100])
+    high = case.payout or 1 + max(int(price) for line in case.lines for price in PRICE.findall(line) or [100])
     limits = Limits(events=4, orders=1 << 13, levels=max(4_096, 1 << high.bit_length()))
     exchange = Naive(limits) if how == "naive" else Exchange(limits)
     create = np.zeros(1, COMMAND)
     create["kind"], create["event"], create["order"] = CommandKind.CREATE_EVENT, EVENT, 1
-    create["quantity"] = SKIP_LIST_HIGH if how == "skip list" else high
+    create["payout"] = case.payout
+    create["quantity"] = SKIP_LIST_HIGH if how == "skip list" and not case.payout else high
     create["order_type"] = LevelKind.SKIP_LIST if how == "skip list" else LevelKind.LADDER
     assert [ReportKind.EVENT_CREATED] == exchange.submit(create)["kind"].tolist()
     return exchange
@@ -289,14 +300,14 @@ def play(case, exchange):
         step, _, expected = line.partition("=>")
         *before, step = expanded(step.strip())
         for each in before:
-            assert [] == effects_of(exchange.submit(records_of(each, owners)), 0)
+            assert [] == effects_of(exchange.submit(records_of(each, owners)), 0, case.payout)
         records = records_of(step, owners)
         reports = exchange.submit(records)
         own = int(records[-1]["order"])
         if word in ("buy", "sell") and reports[0]["kind"] == ReportKind.ACCEPTED:
             owners[own] = int(records[-1]["account"])
         wanted = [said for each in expected.split(",") if each.strip() for said in expanded(each.strip())]
-        assert (line, wanted) == (line, effects_of(reports, own))
+        assert (line, wanted) == (line, effects_of(reports, own, case.payout))
     exchange.validate()
     return len(case.lines)
 

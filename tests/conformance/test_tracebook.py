@@ -29,10 +29,10 @@ SPECIFICATION.loader.exec_module(ADAPTER)
 
 INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 SEED = 42
-TRACES = 2 if INTERPRETED else 8
+TRACES = 2 if INTERPRETED else 12
 EVENTS = 200  # below 176 a trace may end before the generator's probe of priority
-SOAK_TRACES = 300
-SOAK_EVENTS = 500
+SOAK_TRACES = 100
+SOAK_EVENTS = 400
 ANSWER_SECONDS = 240.0  # the first answer may have to wait for compiled kernels
 HOW = ("own verbs, ladder", "composed, skip list")
 LEFT_OUT = {"pro-rata-allocation"}  # not among our rules
