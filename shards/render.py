@@ -75,7 +75,7 @@ LINES: Final = {
     ReportKind.CANCELED: ("Canceled", (EVENT, *OWNER, *TERMS, LEAVES, WHY)),
     ReportKind.AMENDED: ("Amended", (EVENT, *OWNER, *LOTS, LEAVES)),
     ReportKind.TRIGGERED: ("Triggered", (EVENT, *OWNER, *LOTS, LEAVES)),
-    ReportKind.PREVENTED: ("Prevented", (EVENT, *OWNER, *LOTS, LEAVES)),
+    ReportKind.PREVENTED: ("Prevented", (EVENT, *OWNER, *LOTS, LEAVES, WHY)),
     ReportKind.MASS_CANCELED: (
         "MassCanceled",
         (
