@@ -10,3 +10,5 @@ numba refuses to compile one that tries.
 from numba import njit
 
 kernel = njit(cache=True, nogil=True, _nrt=False)
+# For what each record passes through: inlined always, as a call copies every array's description through the stack.
+leaf = njit(cache=True, nogil=True, _nrt=False, forceinline=True)

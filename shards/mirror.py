@@ -35,7 +35,7 @@ from ringpit.engine.ladder import NIL, clear_bit, next_set, previous_set, set_bi
 from ringpit.engine.limits import Limits
 from ringpit.engine.records import dtype_of
 from ringpit.shards import sparse
-from ringpit.shards.kernels import kernel
+from ringpit.shards.kernels import kernel, leaf
 
 DECIMALS_MASK: Final = 31  # BOOK_RESET's order field: tick in units x 32 + decimals
 TICK_SHIFT: Final = 5
@@ -122,7 +122,7 @@ def allocate_mirror(limits: Limits) -> Mirror:
     return mirror
 
 
-@kernel
+@leaf
 def book_of(m, event):
     """Book slot of an event, or NIL."""
     fingerprint = index.fingerprint_of(0, event)
@@ -200,13 +200,13 @@ def next_ask(m, book, level):
     return ask_from(m, book, level + 1)
 
 
-@kernel
+@leaf
 def says_nothing(before, signed, side):
     """True if a level's total changes nothing; an emptied side says nothing of the other, which may rest there by now."""
     return signed == before or (signed == 0 and (before > 0) != (side == BUY))
 
 
-@kernel
+@leaf
 def keep_best(m, book, level, signed, best_bid, best_ask, above, below):
     """Keep F2 after a level has got new lots; `above` and `below`: it lies above the best bid, below the best ask."""
     m.dirty[book] |= DEPTH_CHANGED
@@ -226,7 +226,7 @@ def keep_best(m, book, level, signed, best_bid, best_ask, above, below):
         m.books[book]["best_ask"] = ask_from(m, book, level)
 
 
-@kernel
+@leaf
 def set_level(m, book, level, side, lots):
     """Store a level's total, of a book that has level slots. Keeps F1 and F2."""
     signed = lots if side == BUY else -lots
@@ -325,7 +325,7 @@ def price_of_yes(m, book, slots, slot):
     return price
 
 
-@kernel
+@leaf
 def apply_one(m, slots, slot):
     """Apply one report; the book slot that it changed, NIL if none, below NIL if it points out of bounds."""
     kind = slots[slot]["kind"]

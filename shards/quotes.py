@@ -76,7 +76,7 @@ def put_best(s, m, book, level, price, lots, out, at):
     """Write a best price and the lots there under the names in two texts; nothing if there is none."""
     if level == NIL:
         return at
-    at = put_price(s, m, book, price, price_at(m, book, level), out, at)
+    at = put_price(s, m.books, book, price, price_at(m, book, level), out, at)
     at = put(s, lots, out, at)
     return put_integer(abs(lots_at(m, book, level)), out, at)
 
@@ -88,7 +88,7 @@ def put_quote(s, m, book, out, at):
     at = put_best(s, m, book, m.books[book]["best_bid"], T_BID, T_BID_LOTS, out, at)
     at = put_best(s, m, book, m.books[book]["best_ask"], T_ASK, T_ASK_LOTS, out, at)
     if m.books[book]["last_quantity"] > 0:
-        at = put_price(s, m, book, T_LAST, m.books[book]["last_price"], out, at)
+        at = put_price(s, m.books, book, T_LAST, m.books[book]["last_price"], out, at)
         at = put(s, T_LAST_LOTS, out, at)
         at = put_integer(m.books[book]["last_quantity"], out, at)
     return put_tail(s, m, book, out, at)

@@ -30,7 +30,7 @@ from ringpit.engine.codes import EventState, Reason, ReportFlag, ReportKind, Sid
 from ringpit.engine.ladder import NIL
 from ringpit.engine.limits import PRICE_TICKS_MAX
 from ringpit.engine.records import RECORD_BYTES, REPORT
-from ringpit.shards.kernels import kernel
+from ringpit.shards.kernels import kernel, leaf
 from ringpit.shards.text import (
     DECIMAL_BYTES_MAX,
     INTEGER_BYTES_MAX,
@@ -75,7 +75,7 @@ LINES: Final = {
     ReportKind.CANCELED: ("Canceled", (EVENT, *OWNER, *TERMS, LEAVES, WHY)),
     ReportKind.AMENDED: ("Amended", (EVENT, *OWNER, *LOTS, LEAVES)),
     ReportKind.TRIGGERED: ("Triggered", (EVENT, *OWNER, *LOTS, LEAVES)),
-    ReportKind.PREVENTED: ("Prevented", (EVENT, *OWNER, *LOTS, LEAVES)),
+    ReportKind.PREVENTED: ("Prevented", (EVENT, *OWNER, *LOTS, LEAVES, WHY)),
     ReportKind.MASS_CANCELED: (
         "MassCanceled",
         (
@@ -207,39 +207,39 @@ def put(s, number, out, at):
     return put_text(s.text, s.begin[number], s.length[number], out, at)
 
 
-@kernel
-def put_price(s, m, book, number, ticks, out, at):
+@leaf
+def put_price(s, books, book, number, ticks, out, at):
     """Write a price under the name in a text, as a decimal if it can be one, then as ticks under the next text's."""
     if (
         book != NIL
         and -PRICE_TICKS_MAX <= ticks <= PRICE_TICKS_MAX
-        and m.books[book]["tick_units"] <= TICK_UNITS_MAX
+        and books[book]["tick_units"] <= TICK_UNITS_MAX
     ):
         at = put(s, number, out, at)
-        at = put_decimal(ticks * m.books[book]["tick_units"], m.books[book]["decimals"], out, at)
+        at = put_decimal(ticks * books[book]["tick_units"], books[book]["decimals"], out, at)
         at = put(s, T_QUOTE, out, at)
     at = put(s, number + 1, out, at)
     return put_integer(ticks, out, at)
 
 
 @kernel
-def put_money(s, m, book, number, amount, out, at):
+def put_money(s, books, book, number, amount, out, at):
     """Write money as `put_price` writes a price: ticks x lots are as many ticks of money."""
-    if book != NIL and m.books[book]["tick_units"] > 0:
-        most = MONEY_UNITS_MAX // m.books[book]["tick_units"]
+    if book != NIL and books[book]["tick_units"] > 0:
+        most = MONEY_UNITS_MAX // books[book]["tick_units"]
         if -most <= amount <= most:
             at = put(s, number, out, at)
-            at = put_decimal(amount * m.books[book]["tick_units"], m.books[book]["decimals"], out, at)
+            at = put_decimal(amount * books[book]["tick_units"], books[book]["decimals"], out, at)
             at = put(s, T_QUOTE, out, at)
     at = put(s, number + 1, out, at)
     return put_integer(amount, out, at)
 
 
 @kernel
-def put_amount(s, m, book, flags, lots, money, amount, out, at):
+def put_amount(s, books, book, flags, lots, money, amount, out, at):
     """Write an amount under the name in text `lots`, or as money under those of `money`."""
     if flags & MONEY:
-        return put_money(s, m, book, money, amount, out, at)
+        return put_money(s, books, book, money, amount, out, at)
     at = put(s, lots, out, at)
     return put_integer(amount, out, at)
 
@@ -254,12 +254,12 @@ def put_time(s, time_ns, out, at):
 
 
 @kernel
-def turned_price(m, book, price):
+def turned_price(books, book, price):
     """A price of NO in terms of YES, or the other way round: where there is NO, lowest and highest make the payout."""
-    return m.books[book]["low"] + m.books[book]["high"] - price
+    return books[book]["low"] + books[book]["high"] - price
 
 
-@kernel
+@leaf
 def put_side(s, side, flags, turned, out, at):
     """Write the side, unless it is both, and the outcome, unless it is YES; of the other outcome if `turned`."""
     if side > 1:
@@ -268,8 +268,8 @@ def put_side(s, side, flags, turned, out, at):
     return put(s, T_NO, out, at) if flags & NO and not turned else at
 
 
-@kernel
-def put_step(s, m, slots, slot, step, book, frame_ns, turned, out, at):
+@leaf
+def put_step(s, books, slots, slot, step, book, frame_ns, turned, out, at):
     """Write what a step other than INTEGER and END stands for, if there is something to say; where it ends."""
     flags = slots[slot]["flags"]
     if step == INDEX:
@@ -280,11 +280,13 @@ def put_step(s, m, slots, slot, step, book, frame_ns, turned, out, at):
         if flags & NO_PRICE:
             return at
         price = slots[slot]["price"]
-        return put_price(s, m, book, T_PRICE, turned_price(m, book, price) if turned else price, out, at)
+        return put_price(
+            s, books, book, T_PRICE, turned_price(books, book, price) if turned else price, out, at
+        )
     if step == AMOUNT:
-        return put_amount(s, m, book, flags, T_QUANTITY, T_MONEY, slots[slot]["quantity"], out, at)
+        return put_amount(s, books, book, flags, T_QUANTITY, T_MONEY, slots[slot]["quantity"], out, at)
     if step == LEFT:
-        return put_amount(s, m, book, flags, T_LEAVES, T_MONEY_LEFT, slots[slot]["leaves"], out, at)
+        return put_amount(s, books, book, flags, T_LEAVES, T_MONEY_LEFT, slots[slot]["leaves"], out, at)
     if step == FILL_KIND:
         return put(s, T_MINT if flags & MINT else T_BURN if flags & BURN else T_TRANSFER, out, at)
     if step == REASON:
@@ -295,8 +297,8 @@ def put_step(s, m, slots, slot, step, book, frame_ns, turned, out, at):
     return put(s, T_REPEAT, out, at) if flags & REPEAT else at
 
 
-@kernel
-def put_line(s, m, slots, words, slot, kind, book, frame_ns, out, at):
+@leaf
+def put_line(s, books, slots, words, slot, kind, book, frame_ns, out, at):
     """Write the line of one report by its kind's program; where it ends."""
     turned = kind == TRADE and book != NIL and slots[slot]["flags"] & NO != 0
     number = 0
@@ -308,7 +310,7 @@ def put_line(s, m, slots, words, slot, kind, book, frame_ns, out, at):
         elif step == END:
             return at
         else:
-            at = put_step(s, m, slots, slot, step, book, frame_ns, turned, out, at)
+            at = put_step(s, books, slots, slot, step, book, frame_ns, turned, out, at)
         number += 1
 
 
@@ -326,7 +328,7 @@ def render(s, m, slots, words, picks, batches, groups, trades, out, ends):
             pick = batches.order[i]
             slot = picks.position[pick] & (slots.shape[0] - 1)
             kind = TRADE if trades else np.int64(slots[slot]["kind"])
-            at = put_line(s, m, slots, words, slot, kind, picks.book[pick], picks.frame_ns[pick], out, at)
+            at = put_line(s, m.books, slots, words, slot, kind, picks.book[pick], picks.frame_ns[pick], out, at)
         ends[g] = at
     return at
 
@@ -345,20 +347,20 @@ def gather(m, words, picks, batches, groups, trades, records, ends):
         for word in range(WORDS):
             records[i, word] = words[slot, word]
         if trades:
-            hide_owner(m, picks.book[pick], records, i)
+            hide_owner(m.books, picks.book[pick], records, i)
     for g in range(groups):
         ends[g] = batches.start[g + 1] * RECORD_BYTES
     return batches.start[groups] * RECORD_BYTES
 
 
 @kernel
-def hide_owner(m, book, records, i):
+def hide_owner(books, book, records, i):
     """Make a taker's report a trade."""
     records[i, ORDER_WORD] = 0
     records[i, ACCOUNT_WORD] = 0
     records[i, LEAVES_WORD] = 0
     word = records[i, KIND_WORD]
     if word & NO << FLAGS_SHIFT and book != NIL:
-        records[i, PRICE_WORD] = turned_price(m, book, records[i, PRICE_WORD])
+        records[i, PRICE_WORD] = turned_price(books, book, records[i, PRICE_WORD])
         word = (word ^ SIDE_BIT) & ~(NO << FLAGS_SHIFT)
     records[i, KIND_WORD] = word & ~(MONEY << FLAGS_SHIFT)

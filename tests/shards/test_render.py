@@ -28,6 +28,7 @@ OWNED = {
     ReportKind.REJECTED, ReportKind.TRIGGERED, ReportKind.PREVENTED,
 }  # fmt: skip
 FILLS = (ReportKind.FILL_MAKER, ReportKind.FILL_TAKER)
+REASONED = (ReportKind.CANCELED, ReportKind.REJECTED, ReportKind.PREVENTED)
 ASKED = (
     ReportKind.ACCEPTED,
     ReportKind.CANCELED,
@@ -80,7 +81,7 @@ def plain(report, tick_units, decimals, time_ns):
             line |= money_fields("MoneyLeft", at["leaves"], tick_units, decimals) if money else left
         if kind in FILLS:
             line["FillKind"] = fill_kind(at["flags"])
-        if kind in (ReportKind.CANCELED, ReportKind.REJECTED) and at["reason"]:
+        if kind in REASONED and at["reason"]:
             line["Reason"] = Reason(at["reason"]).name
     elif kind == ReportKind.MASS_CANCELED:
         line["Account"] = at["account"]
