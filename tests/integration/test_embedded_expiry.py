@@ -42,7 +42,12 @@ def orders(first, expiries_ns):
 def feed(exchange, *parts):
     """Send each part as one packed delivery, and wait until it is acknowledged."""
     feeder = RingFeeder(exchange)
-    feeder.offer([Submission(PACKED, f"{part['order'][0]}", packed.encode(part), part) for part in parts])
+    feeder.offer(
+        [
+            Submission(PACKED, f"{part['kind'][0]}-{part['order'][0]}", packed.encode(part), part)
+            for part in parts
+        ]
+    )
     feeder.settle()
     feeder.close()
 

@@ -6,10 +6,11 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ringpit.engine import queries
-from ringpit.engine.codes import CommandKind
+from ringpit.engine.codes import CommandKind, Flag
 from ringpit.shards.exits import Exit
 from ringpit.shards.queries import Client, NoAnswer, NotRunning, ShardAway, Unknown
 from ringpit.testing.exchange import RingFeeder
@@ -35,6 +36,12 @@ def feed(exchange, deliveries):
     feeder.offer(deliveries)
     feeder.settle()
     feeder.close()
+
+
+def homes_of(exchange):
+    """Event to the shard that answered for it, unknown ones too."""
+    text = (exchange.config.data_folder() / "out" / "reports.ndjson").read_text()
+    return {line["Event"]: line["Shard"] for line in map(json.loads, text.splitlines())}
 
 
 class Asking:
@@ -103,25 +110,29 @@ def test_questions_under_load_change_nothing_and_tell_the_truth(exchange):
     with Client(exchange.config) as client:
         live = client.digests()
         seqs = [client.statistics(shard)["seq"] for shard in client.shards]
-        homes = {event: client._place(event)[0] for event in range(1, EVENTS + 1)}
-        told = {event: [side.tolist() for side in client.depth(event, 1_000)] for event in homes}
+        told = {event: [side.tolist() for side in client.depth(event, 1_000)] for event in range(1, EVENTS + 1)}
         owned = {account: client.open_orders(account).tobytes() for account in range(1, 20)}
     assert 0 == exchange.stop()
 
     assert live == exchange.digests()
     assert seqs == [exchange.tables(shard)[1] - 1 for shard in range(SHARDS)]
+    homes = homes_of(exchange)
     model = Model(SHARDS, homes.__getitem__)
     model.submit(deliveries)
     assert model.digests() == live
     tables = [exchange.tables(shard)[0] for shard in range(SHARDS)]
     for account, rows in owned.items():
         assert b"".join(queries.open_orders(shard, account).tobytes() for shard in tables) == rows
-    for event, shard in homes.items():
-        wanted = model.shards[shard].depth(event)
-        assert [[list(level) for level in side] for side in wanted] == told[event], f"event {event}"
+    for event, sides in told.items():
+        wanted = model.shards[homes[event]].depth(event)
+        assert [[list(level) for level in side] for side in wanted] == sides, f"event {event}"
     records = [part for shard in range(SHARDS) for part in exchange.logged(shard)]
     commands = sum(int((part["kind"] != CommandKind.MARKER).sum()) for part in records)
-    assert sum(len(delivery.commands) for delivery in deliveries) == commands
+    sent = np.concatenate([delivery.commands for delivery in deliveries])
+    everywhere = (sent["kind"] == CommandKind.MASS_CANCEL) & (sent["flags"] & Flag.ALL_EVENTS != 0)
+    assert len(sent) + (SHARDS - 1) * int(everywhere.sum()) == commands, (
+        "what was sent is logged, and nothing else"
+    )
 
 
 def test_clients_see_a_worker_die_and_come_back(exchange):

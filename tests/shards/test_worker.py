@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from ringpit.engine.codes import CommandKind, ReportKind
+from ringpit.engine.codes import CommandKind, Reason, ReportKind, TimeInForce
 from ringpit.engine.digest import digest
 from ringpit.engine.image import IMAGE_INDEX
-from ringpit.engine.records import MARKER
+from ringpit.engine.records import COMMAND, MARKER
 from ringpit.engine.tables import Cell
 from ringpit.ipc.ring import freeze
 from ringpit.ipc.segment import Segment
 from ringpit.shards.config import Config
-from ringpit.shards.flow import flow, frames
+from ringpit.shards.flow import creations, flow, frames
 from ringpit.shards.layout import (
     State,
     board_layout,
@@ -31,6 +31,7 @@ from ringpit.shards.layout import (
     worker_layout,
 )
 from ringpit.shards.peers import Peers
+from ringpit.shards.queries import Client
 from ringpit.shards.worker import Worker, WorkerFrozen
 from ringpit.testing.naive import NaiveExchange, report_array, report_tuples
 from ringpit.wal.batch import BatchKind, decode
@@ -405,6 +406,93 @@ def test_a_frozen_worker_leaves(house):
     house.submit(frames_of(3))
     with pytest.raises(WorkerFrozen, match="shard 0: another process took over; this one leaves"):
         worker._serve_one(0)
+
+
+# Time and questions ----------------------------------------------------------------------------------------
+
+
+def timed_frames(expires_ns):
+    """An event and two orders that are good till a time, as frames of engine time 1000."""
+    commands = np.zeros(3, COMMAND)
+    commands[:1] = creations(1)
+    commands["event"] = 1
+    orders = commands[1:]
+    orders["kind"], orders["quantity"], orders["price"] = CommandKind.NEW, 5, 50
+    orders["order"], orders["account"] = [1, 2], 9
+    orders["time_in_force"], orders["expires_ns"] = TimeInForce.GTD, expires_ns
+    return frames(commands, 3, 99, engine_ns=1_000)
+
+
+def expired(reports):
+    """Ids of orders that expired."""
+    return reports["order"][reports["reason"] == Reason.EXPIRED].tolist()
+
+
+def test_what_was_due_while_nobody_ran_expires_before_anything_is_served(house):
+    """The next life needs no router to log it, and a newcomer meets nobody whose time was up."""
+    records = timed_frames(2_000)
+    worker = started(house, 2, log_of(records, [len(records)]))
+    head = worker.segment.load("input_head.0")
+    worker._serve_one(0)
+    until(lambda: worker._serve_one(0) or not worker._in_hand(), "it is matched")
+
+    assert [1, 2] == expired(house.take_reports(worker))
+    assert head == worker.segment.load("input_head.0")
+    assert 0 == worker.segment.load("orders_resting")
+    assert len(records) + 2 == worker.segment.load("matched_seq")
+
+    worker = started(house, 3, log_of(records, [len(records)]))
+    house.greet(worker)
+    house.submit(frames_of(5, seed=1))
+    worker._serve_one(0)
+    reports = house.take_reports(worker)
+    assert [1, 2] == expired(reports)
+    assert {len(records) + 2} == set(reports["seq"][reports["reason"] == Reason.EXPIRED].tolist())
+    assert len(records) + 2 < reports["seq"][-1]
+
+
+def test_a_run_of_its_own_is_finished_before_a_router_is_greeted(house):
+    """A router that comes while the worker waits for room to tell an expiry finds its ring's head where it was put."""
+    records = timed_frames(2_000)
+    worker = started(house, 2, log_of(records, [len(records)]))
+    house.take_reports(worker)
+    head = house.publisher.load("output_head.0")
+    house.publisher.store("output_head.0", head - len(worker.segment.region("output")))  # no room
+    worker._serve_one(0)
+    assert worker._in_hand()
+    placed = house.submit(frames_of(5, seed=1))
+    house.greet(worker)
+    house.router.store("input_base.0", first_position(ROUTER_FIRST))
+    worker._serve_one(0)
+    assert 0 == worker.segment.load("input_head.0")
+
+    house.publisher.store("output_head.0", head)
+    wanted = len(records) + 2 + len(placed)
+    until(lambda: worker._serve_one(0) or worker.segment.load("matched_seq") == wanted, "all is matched")
+    assert house.router.load("input_tail.0") == worker.segment.load("input_head.0")
+    assert [1, 2] == expired(house.take_reports(worker))
+
+
+@pytest.mark.parametrize("greeted", [False, True])
+def test_a_worker_answers_with_or_without_a_router(house, greeted):
+    """Whoever asks gets what the tables hold, and the position up to which that is true."""
+    records = frames_of(40)
+    worker = started(house, 2, log_of(records, [len(records)]))
+    house.take_reports(worker)
+    if greeted:
+        house.greet(worker)
+    asked = []
+
+    def ask():
+        with Client(house.config, patience_seconds=DEADLINE_SECONDS) as client:
+            asked.append((client.digest(0), client.moment.seq, client.statistics(0)["orders"]))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    until(lambda: worker._serve_one(0) or not thread.is_alive(), "the client is answered")
+    orders = int(worker.tables.cells[Cell.ORDERS_USED])
+    assert [(digest(worker.tables), len(records), orders)] == asked
+    assert len(records) == worker.segment.load("matched_seq")
 
 
 # Whole lives ----------------------------------------------------------------------------------------------
