@@ -12,7 +12,7 @@ report: so a report that is never handed on is never counted as work done.
 
 One kernel does all of it between the two readings of the clock; it comes back to Python only if the other side
 says nothing for long, to see whether it still lives. Tables, commands and ring are allocated and touched before,
-kernels compiled. The pages of the ring are small: 512 KiB of them fit the second level of address translation.
+kernels compiled. The pages of the ring are small: 1 MiB of them fits the second level of address translation.
 
 Fast here because each side looks at the other's word only when what it saw last is used up. Slow where the two
 cores share no cache.
@@ -43,7 +43,7 @@ from ringpit.ipc.ring import publish, ready_for, release, room_for
 from ringpit.ipc.segment import Region, Segment, SegmentLayout
 from ringpit.perf.harness import CannotMeasureError, cores, cores_for, pin
 
-RING_SLOTS: Final = 1 << 13
+RING_SLOTS: Final = 1 << 14
 BATCH: Final = 256  # commands between two publications of the tail
 ROOM: Final = 1 << 10  # free slots that a batch is not begun without
 DRAIN_BATCH: Final = 512  # reports between two releases of the head

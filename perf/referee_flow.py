@@ -16,7 +16,7 @@ SCENARIOS differ in the volatility of the mid price: `static` does not move, `fl
 
 One weakness is known: the clock waits for each order's end before the next begins, so that every cancel and
 modify hits the newest order, which caches love. The scenario `interleaved` is ours and no part of the referee:
-the same draws with a swing of 0.2 %, but each new order comes INTERLEAVED_GAP_US after the one before,
+the same draws with a swing of 0.05 %, but each new order comes INTERLEAVED_GAP_US after the one before,
 whatever happens to that one, and all that an order does later comes INTERLEAVED_STRETCH times as late after its
 arrival. Messages are sorted by time, stable. So about 6,000 orders live at once besides those that nobody cancels,
 and half of the cancels that find their order find one that is more than 9,000 messages old.
@@ -85,7 +85,7 @@ SCENARIOS: Final = {
     "swing-25": Scenario(0.5, 0.25),
     "swing-40": Scenario(0.5, 0.40),
     "flash-crash": Scenario(0.5, 0.60),
-    "interleaved": Scenario(0.15, 0.002, INTERLEAVED_STRETCH),
+    "interleaved": Scenario(0.15, 0.0005, INTERLEAVED_STRETCH),
 }
 
 
