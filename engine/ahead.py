@@ -1,16 +1,20 @@
 """
 Looking ahead in a batch, only to prefetch memory.
 
-    block of commands    book of each, and the line of the index    ──> index entry, and the order's or level's line
-                         ──> level, neighbours in the queue          ──> then the commands, strictly in order
+    command    FAR behind    its book, its fingerprint       asks for the line of the index
+               MIDDLE        the index entry                 asks for the order, or the level where a NEW may rest
+               NEAR          the order, or the level         asks for its level and neighbours, or its last order
+               0             its turn
 
-Each pass asks for what the next one reads, for up to AHEAD_MAX commands at once, so their cache misses overlap. What is
-found may be stale when a command's turn comes (an earlier one of the block may have moved the order), and nothing is
+Each look asks for what the next one reads, so the cache misses of some twenty commands overlap. What is
+found may be stale when a command's turn comes (an earlier one may have moved the order), and nothing is
 taken over: every command looks everything up again. So no result can depend on it; a test compares.
 
 Fast where the tables are larger than the cache: a cancel in a million orders is four or five misses, and here they cost hardly
 more than one. Slow where everything is in the cache anyway: some nanoseconds a command for nothing, which is why the caller chooses.
 """
+
+from typing import Final
 
 import numpy as np
 
@@ -20,15 +24,21 @@ from ringpit.engine.codes import CommandKind, LevelKind
 from ringpit.engine.kernels import leaf, outlined
 from ringpit.engine.ladder import NIL
 from ringpit.engine.prefetch import prefetch
-from ringpit.engine.tables import AHEAD_MAX
+from ringpit.engine.limits import require
+from ringpit.engine.tables import AHEAD_MAX, Cell
 
 BOOK, FINGERPRINT, TARGET = range(3)  # rows of Tables.ahead
+NEAR: Final = 6  # commands between the last look at one and its turn
+MIDDLE: Final = 12
+FAR: Final = 20
+
+require(FAR < AHEAD_MAX, "what is known of a command must be kept until its turn")
 
 
 @leaf
 def names_order(kind):
     """True for commands about one order."""
-    return kind <= CommandKind.AMEND.value or kind == CommandKind.REDUCE.value or kind == CommandKind.REPLACE.value  # noqa: PLR1714 (numba)
+    return CommandKind.NEW.value <= kind <= CommandKind.AMEND.value or kind == CommandKind.REDUCE.value or kind == CommandKind.REPLACE.value  # noqa: PLR1714 (numba)
 
 
 @leaf
@@ -43,61 +53,85 @@ def level_ahead(t, commands, slot, book):
 
 
 @leaf
-def order_ahead(t, fingerprint):
-    """Order slot that the index has for a fingerprint, or NIL."""
-    position = index.seek(t.index, fingerprint, fingerprint)
-    if position == index.MISSING:
-        return np.int64(NIL)
-    return index.slot_at(t.index, position)
-
-
-@outlined
-def look_ahead(t, commands, begin_at, end_at):
-    """Prefetch what the commands at positions [begin_at, end_at), at most AHEAD_MAX, will touch."""
-    mask = commands.shape[0] - 1
-    count = end_at - begin_at
-    book = np.int64(NIL)
-    for i in range(count):
-        slot = (begin_at + i) & mask
-        t.ahead[BOOK, i] = NIL
-        if names_order(commands[slot]["kind"]):
-            event = commands[slot]["event"]
-            if book == NIL or t.books[book]["event"] != event:
-                book = find_book(t, event)
-            t.ahead[BOOK, i] = book
-            if book != NIL:
-                fingerprint = index.fingerprint_of(book, commands[slot]["order"])
-                t.ahead[FINGERPRINT, i] = fingerprint
-                prefetch(t.index, fingerprint & (t.index.shape[0] - 1))
-                prefetch(t.books, book)
-    for i in range(count):
-        book = t.ahead[BOOK, i]
-        t.ahead[TARGET, i] = NIL
-        if book != NIL:
-            slot = (begin_at + i) & mask
-            if commands[slot]["kind"] == CommandKind.NEW.value:
-                level = level_ahead(t, commands, slot, book)
-                t.ahead[TARGET, i] = level
-                if level != NIL:
-                    prefetch(t.levels, level)
-            else:
-                order = order_ahead(t, t.ahead[FINGERPRINT, i])
-                t.ahead[TARGET, i] = order
-                if order != NIL:
-                    prefetch(t.orders, order)
-    for i in range(count):
-        target = t.ahead[TARGET, i]
-        if target != NIL:
-            if commands[(begin_at + i) & mask]["kind"] == CommandKind.NEW.value:
-                prefetch(t.orders, np.int64(t.levels[target]["tail"]))
-            else:
-                level = np.int64(t.orders[target]["level"])
-                prefetch(t.levels, level)
-                prefetch(t.orders, np.int64(t.orders[target]["previous"]))
-                prefetch(t.orders, np.int64(t.orders[target]["next"]))
+def see_key(t, commands, position, mask):
+    """First look at a command: its book, its fingerprint, and the line of the index that it will ask."""
+    slot = position & mask
+    place = position & (AHEAD_MAX - 1)
+    t.ahead[BOOK, place] = NIL
+    if names_order(commands[slot]["kind"]):
+        event = commands[slot]["event"]
+        book = t.cells[Cell.AHEAD_BOOK]
+        if t.books[book]["event"] != event:
+            book = find_book(t, event)
+            if book == NIL:
+                return
+            t.cells[Cell.AHEAD_BOOK] = book
+        fingerprint = index.fingerprint_of(book, commands[slot]["order"])
+        t.ahead[BOOK, place] = book
+        t.ahead[FINGERPRINT, place] = fingerprint
+        prefetch(t.index, fingerprint & (t.index.shape[0] - 1))
 
 
 @leaf
-def block_end(position, end_at):
-    """Where the block that begins at a position ends."""
-    return min(position + AHEAD_MAX, end_at)
+def see_target(t, commands, position, mask):
+    """Second look: the order that it names, or the level at which a NEW may rest."""
+    slot = position & mask
+    place = position & (AHEAD_MAX - 1)
+    book = t.ahead[BOOK, place]
+    target = np.int64(NIL)
+    if book != NIL:
+        if commands[slot]["kind"] == CommandKind.NEW.value:
+            target = level_ahead(t, commands, slot, book)
+            if target != NIL:
+                prefetch(t.levels, target)
+        else:
+            target = order_ahead(t, t.ahead[FINGERPRINT, place])
+            if target != NIL:
+                prefetch(t.orders, target)
+    t.ahead[TARGET, place] = target
+
+
+@leaf
+def see_neighbours(t, commands, position, mask):
+    """Third look: the order's level and neighbours, or the last order of the level."""
+    target = t.ahead[TARGET, position & (AHEAD_MAX - 1)]
+    if target != NIL:
+        if commands[position & mask]["kind"] == CommandKind.NEW.value:
+            prefetch(t.orders, np.int64(t.levels[target]["tail"]))
+        else:
+            prefetch(t.levels, np.int64(t.orders[target]["level"]))
+            prefetch(t.orders, np.int64(t.orders[target]["previous"]))
+            prefetch(t.orders, np.int64(t.orders[target]["next"]))
+
+
+@leaf
+def order_ahead(t, fingerprint):
+    """Order slot that the index has first for a fingerprint, or NIL."""
+    entry = t.index[fingerprint & (t.index.shape[0] - 1)]
+    if entry >> 32 != fingerprint:
+        return np.int64(NIL)
+    return entry & index.SLOT_MASK
+
+
+@leaf
+def look_ahead(t, commands, position, end_at, mask):
+    """Before the command at a position is due: one look each at those that are NEAR, MIDDLE and FAR behind it."""
+    if position + FAR < end_at:
+        see_key(t, commands, position + FAR, mask)
+    if position + MIDDLE < end_at:
+        see_target(t, commands, position + MIDDLE, mask)
+    if position + NEAR < end_at:
+        see_neighbours(t, commands, position + NEAR, mask)
+
+
+@outlined
+def look_first(t, commands, begin_at, end_at, mask):
+    """What `look_ahead` would have seen of the first commands before them."""
+    if t.cells[Cell.AHEAD_BOOK] == NIL:
+        t.cells[Cell.AHEAD_BOOK] = 0
+    for position in range(begin_at, min(begin_at + FAR, end_at)):
+        see_key(t, commands, position, mask)
+    for position in range(begin_at, min(begin_at + MIDDLE, end_at)):
+        see_target(t, commands, position, mask)
+    for position in range(begin_at, min(begin_at + NEAR, end_at)):
+        see_neighbours(t, commands, position, mask)

@@ -15,19 +15,31 @@ Fast with arrays: one call, one kernel. Slow one by one: a call from Python cost
 itself tens of nanoseconds.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from ringpit.engine import digest as digests
-from ringpit.engine.book import find_book, find_order
-from ringpit.engine.codes import CommandKind, EventState, Flag, OrderType, Side, TimeInForce
-from ringpit.engine.index import MISSING, slot_at
+from ringpit.engine import queries
+from ringpit.engine.book import find_book
+from ringpit.engine.codes import (
+    BOTH_SIDES,
+    CommandKind,
+    EventState,
+    Flag,
+    LevelKind,
+    OrderType,
+    Outcome,
+    SelfTrade,
+    Side,
+    TimeInForce,
+)
 from ringpit.engine.ladder import NIL
 from ringpit.engine.limits import REPORTS_PER_STEP_MAX, Limits, power_of_two
 from ringpit.engine.machine import process
-from ringpit.engine.records import COMMAND, MARKER, REPORT
-from ringpit.engine.tables import Cell, Tables, allocate
+from ringpit.engine.records import BANDS, BANDS_PER_RECORD, COMMAND, EXTENSION, MARKER, REPORT
+from ringpit.engine.tables import Tables, allocate
 from ringpit.engine.validate import validate
 
 REPORT_SLOTS: Final = 1 << 16
@@ -46,6 +58,24 @@ def _code(kind: type, name: object) -> int:
             raise ValueError(f"{kind.__name__} must be one of {known}, was {name!r}")
         return int(members[name.upper()])
     return int(kind(name))
+
+
+def _record(dtype: np.dtype, kind: CommandKind, event: int, fields: dict[str, int]) -> np.ndarray:
+    """One record of a dtype, as a COMMAND array of length 1."""
+    record = np.zeros(1, dtype)
+    record["kind"] = kind
+    record["event"] = event
+    for name, value in fields.items():
+        record[name] = value
+    return record.view(COMMAND)
+
+
+def _band_fields(bands: Sequence[tuple[int, int]]) -> dict[str, int]:
+    """Fields of a BANDS record."""
+    fields = {"count": len(bands)}
+    for number, (last, step) in enumerate(bands, 1):
+        fields |= {f"last_{number}": last, f"step_{number}": step}
+    return fields
 
 
 class Exchange:
@@ -96,12 +126,7 @@ class Exchange:
 
     def command(self, kind: CommandKind, event: int, **fields: int) -> np.ndarray:
         """Submit one command given by its fields; its reports."""
-        record = np.zeros(1, COMMAND)
-        record["kind"] = kind
-        record["event"] = event
-        for name, value in fields.items():
-            record[name] = value
-        return self.submit(record)
+        return self.submit(_record(COMMAND, kind, event, fields))
 
     def create_event(
         self,
@@ -112,17 +137,32 @@ class Exchange:
         *,
         tick_units: int = 1,
         decimals: int = 2,
+        levels: LevelKind | str = LevelKind.AUTO,
+        closes_ns: int = 0,
+        bands: Sequence[tuple[int, int]] = (),
+        orders_max: int = 0,
+        account_orders_max: int = 0,
     ) -> np.ndarray:
-        """Add an event whose book takes prices from `low` to `high` ticks; a tick is tick_units / 10**decimals."""
-        return self.command(
-            CommandKind.CREATE_EVENT,
-            event,
-            price=low,
-            quantity=high,
-            payout=payout,
-            order=tick_units,
-            account=decimals,
-        )
+        """
+        Add an event whose book takes prices from `low` to `high` ticks; a tick is tick_units / 10**decimals.
+
+        `payout` is low + high, or 0 for an event without NO. `bands` are (last price, step) pairs that end at `high`.
+        """
+        records = [
+            _record(BANDS, CommandKind.BANDS, event, _band_fields(bands[start : start + BANDS_PER_RECORD]))
+            for start in range(0, len(bands), BANDS_PER_RECORD)
+        ]
+        limits = {"orders_max": orders_max, "account_orders_max": account_orders_max}
+        fields = {
+            "price": low,
+            "quantity": high,
+            "payout": payout,
+            "order": tick_units,
+            "account": decimals,
+            "order_type": _code(LevelKind, levels),
+            "expires_ns": closes_ns,
+        }
+        return self._extended(CommandKind.CREATE_EVENT, event, fields, limits, records)
 
     def order(
         self,
@@ -135,20 +175,44 @@ class Exchange:
         price: int | None = None,
         order_type: OrderType | str = OrderType.LIMIT,
         time_in_force: TimeInForce | str = TimeInForce.GTC,
+        outcome: Outcome | str = Outcome.YES,
+        self_trade: SelfTrade | str = SelfTrade.NONE,
+        post_only: bool = False,
+        hidden: bool = False,
+        all_or_none: bool = False,
+        expires_ns: int = 0,
+        trigger: int = 0,
+        trail: int = 0,
+        display: int = 0,
+        group: int = 0,
     ) -> np.ndarray:
-        """Submit one new order; its reports. A market order may leave out the price."""
-        return self.command(
-            CommandKind.NEW,
-            event,
-            order=order,
-            account=account,
-            side=_code(Side, side),
-            order_type=_code(OrderType, order_type),
-            time_in_force=_code(TimeInForce, time_in_force),
-            quantity=quantity,
-            price=0 if price is None else price,
-            flags=Flag.NO_PRICE if price is None else 0,
+        """
+        Submit one new order; its reports.
+
+        Prices are in ticks of the outcome. Market orders and stops may leave out the price; a money order's quantity is
+        ticks x lots. Rules M3 and M13 to M21 of ARCHITECTURE.md say what goes together.
+        """
+        flags = (
+            (Flag.NO_PRICE if price is None else 0)
+            | (Flag.POST_ONLY if post_only else 0)
+            | (Flag.HIDDEN if hidden else 0)
+            | (Flag.ALL_OR_NONE if all_or_none else 0)
         )
+        fields = {
+            "order": order,
+            "account": account,
+            "side": _code(Side, side),
+            "order_type": _code(OrderType, order_type),
+            "time_in_force": _code(TimeInForce, time_in_force),
+            "outcome": _code(Outcome, outcome),
+            "self_trade": _code(SelfTrade, self_trade),
+            "quantity": quantity,
+            "price": 0 if price is None else price,
+            "flags": flags,
+            "expires_ns": expires_ns,
+        }
+        extension = {"trigger": trigger, "trail": trail, "display": display, "group": group}
+        return self._extended(CommandKind.NEW, event, fields, extension, [])
 
     def cancel(self, event: int, *, order: int, account: int) -> np.ndarray:
         """Cancel an open order; its reports."""
@@ -158,8 +222,24 @@ class Exchange:
         self, event: int, *, order: int, account: int, price: int | None = None, quantity: int = 0
     ) -> np.ndarray:
         """Change price, total quantity (including what is filled; 0 keeps it), or both; its reports."""
+        return self._change(CommandKind.AMEND, event, order, account, price, quantity)
+
+    def replace(
+        self, event: int, *, order: int, account: int, quantity: int, price: int | None = None
+    ) -> np.ndarray:
+        """Give an order new open lots, and perhaps a price; it goes to the back of its queue. Its reports."""
+        return self._change(CommandKind.REPLACE, event, order, account, price, quantity)
+
+    def reduce(self, event: int, *, order: int, account: int, quantity: int) -> np.ndarray:
+        """Take lots off an order, which keeps its place; its reports."""
+        return self._change(CommandKind.REDUCE, event, order, account, None, quantity)
+
+    def _change(
+        self, kind: CommandKind, event: int, order: int, account: int, price: int | None, quantity: int
+    ) -> np.ndarray:
+        """Submit one command about an open order."""
         return self.command(
-            CommandKind.AMEND,
+            kind,
             event,
             order=order,
             account=account,
@@ -167,6 +247,40 @@ class Exchange:
             price=0 if price is None else price,
             flags=Flag.NO_PRICE if price is None else 0,
         )
+
+    def mass_cancel(
+        self, event: int | None = None, *, account: int = 0, side: Side | str | None = None, group: int = 0
+    ) -> np.ndarray:
+        """Cancel the open orders of an event (None: of all), of an account, a side and a group where they are given."""
+        return self.command(
+            CommandKind.MASS_CANCEL,
+            event or 0,
+            account=account,
+            order=group,
+            side=BOTH_SIDES if side is None else _code(Side, side),
+            flags=Flag.ALL_EVENTS if event is None else 0,
+        )
+
+    def advance(self, engine_ns: int) -> np.ndarray:
+        """Let the engine's time be at least `engine_ns`, and expire what is due by then; its reports."""
+        marker = np.zeros(1, MARKER)
+        marker["kind"], marker["count"], marker["engine_ns"] = CommandKind.MARKER, 1, engine_ns
+        return self.submit(np.concatenate([marker.view(COMMAND), _record(COMMAND, CommandKind.TICK, 0, {})]))
+
+    def _extended(
+        self,
+        kind: CommandKind,
+        event: int,
+        fields: dict[str, int],
+        extension: dict[str, int],
+        before: list[np.ndarray],
+    ) -> np.ndarray:
+        """Submit a command behind the records that complete it; without an extension if that would say nothing."""
+        records = before
+        if any(extension.values()):
+            records = [*records, _record(EXTENSION, CommandKind.EXTENSION, event, extension)]
+            fields = fields | {"flags": fields.get("flags", 0) | Flag.EXTENDED}
+        return self.submit(np.concatenate([*records, _record(COMMAND, kind, event, fields)]))
 
     def settle(self, event: int) -> np.ndarray:
         """Close an event: cancel what rests, give its memory back; its reports."""
@@ -212,10 +326,24 @@ class Exchange:
 
     def open_lots(self, event: int, order: int) -> int:
         """Lots of an order that can still trade, 0 if it is not open. Raises UnknownEvent."""
-        position = find_order(self.tables, self._book(event), order)
-        return (
-            0 if position == MISSING else int(self.tables.orders[slot_at(self.tables.index, position)]["open"])
-        )
+        self._book(event)
+        rows = queries.order_row(self.tables, event, order)
+        return int(rows["open"].sum())
+
+    def order_status(self, event: int, order: int) -> np.void | None:
+        """The RESTING row of an open order, or None if no open order of the event has this id. Raises UnknownEvent."""
+        self._book(event)
+        rows = queries.order_row(self.tables, event, order)
+        return rows[0] if len(rows) else None
+
+    def open_orders(self, account: int) -> np.ndarray:
+        """RESTING rows of all open orders of an account, event by event. Cost: one look at each order slot."""
+        return queries.open_orders(self.tables, account)
+
+    def queue_position(self, event: int, order: int) -> tuple[int, int] | None:
+        """Orders, and their lots, that stand before an open order at its price; None if it is not open. Raises UnknownEvent."""
+        self._book(event)
+        return queries.queue_position(self.tables, event, order)
 
     def digest(self) -> str:
         """Hash of everything that rests, independent of memory layout."""
@@ -226,12 +354,5 @@ class Exchange:
         validate(self.tables)
 
     def statistics(self) -> dict[str, int]:
-        """How full the pools are."""
-        cells = self.tables.cells
-        return {
-            "seq": self.next_seq - 1,
-            "events": int(cells[Cell.BOOKS_USED]),
-            "orders": int(cells[Cell.ORDERS_USED]),
-            "levels": int(cells[Cell.LEVELS_USED]),
-            "keys": int(cells[Cell.KEYS_SEEN]),
-        }
+        """How full the pools are, and how much there is room for."""
+        return {"seq": self.next_seq - 1, **queries.statistics(self.tables)}

@@ -22,7 +22,7 @@ tables.py, ladder.py, index.py and window.py.
 
 import numpy as np
 
-from ringpit.engine.ahead import block_end, look_ahead, names_order
+from ringpit.engine.ahead import look_ahead, look_first, names_order
 from ringpit.engine.aside import try_aside
 from ringpit.engine.book import find_book
 from ringpit.engine.codes import CommandKind, Reason, ReportFlag, ReportKind
@@ -217,11 +217,11 @@ def process(t, commands, markers, begin_at, end_at, seq, reports, out, out_limit
     t.cells[Cell.VISITS] = 0
     mask = commands.shape[0] - 1
     position = begin_at
-    block = begin_at
+    if ahead != 0:
+        look_first(t, commands, begin_at, end_at, mask)
     while position < end_at and room(t):
-        if ahead != 0 and position >= block:
-            block = block_end(position, end_at)
-            look_ahead(t, commands, position, block)
+        if ahead != 0:
+            look_ahead(t, commands, position, end_at, mask)
         slot = position & mask
         kind = commands[slot]["kind"]
         stage = t.cells[Cell.STAGE]

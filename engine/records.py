@@ -93,7 +93,7 @@ BANDS_FIELDS: Final = (
 
 MARKER_FIELDS: Final = (
     ("kind", "<i1", "CommandKind.MARKER"),
-    ("router", "<i1", "index of the router that wrote it"),
+    ("router", "<i1", "index of the router that wrote it; -1: the worker itself, for a TICK"),
     ("reserved", "<i2", "0"),
     ("count", "<i4", "records that follow"),
     ("key_low", "<i8", "publisher's key, low half; both halves 0: no key, no protection"),

@@ -25,6 +25,8 @@ Invariant: T5 of tables.py, checked by `validate.check_lists`.
 
 from typing import Final
 
+import numpy as np
+
 from ringpit.engine.kernels import leaf, outlined
 from ringpit.engine.ladder import NIL
 from ringpit.engine.tables import Cell
@@ -84,7 +86,7 @@ def following(t, node):
 @leaf
 def height_of_next(t, head):
     """Draw a height: 1, and one more with each chance of one in four."""
-    state = (t.links[head, STATE] * FACTOR + ADDEND) & STATE_MASK
+    state = (np.int64(t.links[head, STATE]) * FACTOR + ADDEND) & STATE_MASK
     t.links[head, STATE] = state
     bits = state >> 8
     height = 1

@@ -6,8 +6,7 @@ The tables of one shard: every array that matching touches, allocated once, pass
     event_index ──> books[slot]         book: owns a run of levels, price = slot - base + low,
                     lists[slot]         or skip lists of nodes; the level of node n is levels[ladder levels + n]
 
-A NamedTuple costs a kernel nothing inside compiled code; the same arrays passed one by one cost reference
-counting at every call. What changes as a single number lives in `cells`, one int64 each, named below.
+Kernels get all of them as one address (handle.py). What changes as a single number lives in `cells`, one int64 each, named below.
 
 An order's record is one cache line: whatever a fill, a cancel or an ownership check needs costs one miss. What only
 icebergs, stops, groups and expiring orders need is in `details`, same slot, and a plain order never touches it.
@@ -25,12 +24,13 @@ Invariants, checked by `validate`:
 """
 
 from enum import IntEnum, auto
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 
 from ringpit.engine import index, ladder
 from ringpit.engine.codes import Queue
+from ringpit.engine.handle import describe, passed_as_address
 from ringpit.engine.ladder import NIL
 from ringpit.engine.limits import BANDS_MAX, INT64_MAX, LADDER_LEVELS_MAX, Limits
 from ringpit.engine.records import dtype_of
@@ -155,6 +155,7 @@ class Cell(IntEnum):
     STAGE = auto()  # where the command in hand stands, see machine.py
     VISITS = auto()  # orders looked at without a report since the caller last had a turn
     BOOK = auto()  # its book
+    AHEAD_BOOK = auto()  # book of the command last looked at before it was due
     SIDE = auto()  # the order that trades: side of YES
     LIMIT = auto()  # price of YES beyond which it does not trade
     RESTS = auto()  # what becomes of a remainder: see Remainder
@@ -201,7 +202,7 @@ class Remainder(IntEnum):
 CELLS: Final = int(Cell.RUNS_FREE) + RUN_BITS_MAX + 1
 
 
-class Tables(NamedTuple):
+class TableArrays(NamedTuple):
     """Every array of one shard; shapes by `Limits`, meanings in the dtypes above."""
 
     orders: np.ndarray  # ORDER x orders
@@ -227,7 +228,41 @@ class Tables(NamedTuple):
     cells: np.ndarray  # int64, named by Cell
 
 
-AHEAD_MAX: Final = 32  # commands looked at before they are due
+class Tables(TableArrays):
+    """
+    The arrays, and where kernels find them: to a kernel this is one address (handle.py).
+
+    Make it with all arrays by name; they may be changed, not replaced.
+    """
+
+    address: int
+    descriptor: np.ndarray
+
+    def __new__(cls, **arrays: np.ndarray) -> Self:
+        """Describe the arrays once."""
+        made = super().__new__(cls, **arrays)
+        made.descriptor = describe(tuple(made))
+        made.address = made.descriptor.ctypes.data
+        return made
+
+
+INT64: Final = np.dtype(np.int64)
+INT32: Final = np.dtype(np.int32)
+RECORDS: Final = {
+    "orders": ORDER, "details": DETAIL, "levels": LEVEL, "books": BOOK, "holders": HOLDER, "keys": KEY,
+}  # fmt: skip
+NARROW: Final = ("lists", "links", "timers")
+FLAT: Final = ("lists", "nodes", "links", "grids", "ahead")  # of two dimensions
+passed_as_address(
+    Tables,
+    "ringpit.Tables",
+    tuple(
+        (name, RECORDS.get(name, INT32 if name in NARROW else INT64), 2 if name in FLAT else 1)
+        for name in TableArrays._fields
+    ),
+)
+
+AHEAD_MAX: Final = 32  # commands that are looked at before they are due; a power of two
 
 
 def lines(count: int, dtype: np.dtype) -> np.ndarray:
@@ -266,7 +301,7 @@ def allocate(limits: Limits, *, market_data: bool = False) -> Tables:
     cells = np.zeros(CELLS, np.int64)
     cells[Cell.MARKET_DATA] = int(market_data)
     cells[Cell.NEXT_EXPIRY] = INT64_MAX
-    for cell in (Cell.BOOK, Cell.HAND, Cell.CURSOR, Cell.LINE_FIRST, Cell.LINE_LAST, Cell.RISEN_FIRST, Cell.RISEN_LAST):
+    for cell in (Cell.BOOK, Cell.AHEAD_BOOK, Cell.HAND, Cell.CURSOR, Cell.LINE_FIRST, Cell.LINE_LAST, Cell.RISEN_FIRST, Cell.RISEN_LAST):
         cells[cell] = NIL
     cells[[Cell.FALLEN_FIRST, Cell.FALLEN_LAST]] = NIL
     cells[Cell.RUNS_FREE :] = NIL

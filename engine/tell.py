@@ -146,8 +146,10 @@ def tell_canceled(t, reports, slot, reason):
 
 @leaf
 def tell_taker(t, reports, kind, reason, flags, price, quantity, leaves):
-    """A report about the order in hand; `price` is in its own terms."""
+    """A report about the order in hand; `price` is in its own terms, its own unless it is what was asked for (M10)."""
     own_flags = t.cells[Cell.FLAGS]
+    if kind != ReportKind.CANCELED.value:
+        own_flags &= ~ReportFlag.NO_PRICE.value
     outcome = int(own_flags & ReportFlag.NO.value != 0)
     emit(
         t,
