@@ -46,7 +46,7 @@ from ringpit.engine.ladder import NIL
 from ringpit.engine.levels import nodes_free, nodes_needed
 from ringpit.engine.stops import reached, trailed, trigger_order
 from ringpit.engine.tables import LINE, TRADING, Cell
-from ringpit.engine.tell import NO_SHIFT, answer, flags_asked, refuse, tell_order
+from ringpit.engine.tell import NO_SHIFT, answer, flags_asked, refuse, tell_amended
 from ringpit.engine.trade import obtainable
 
 NEEDS_DETAILS: Final = SPECIAL | int(Trait.TIMED | Trait.GROUPED)
@@ -102,7 +102,9 @@ def trigger_of(t, commands, slot, book, side, outcome):
 def open_special(t, commands, slot, book, limit, trigger, traits, fingerprint):
     """A slot with details for a NEW that was accepted."""
     order = commands[slot]["order"]
-    hand = new_order(t, book, order, commands[slot]["account"], commands[slot]["quantity"], 0, traits, fingerprint)
+    hand = new_order(
+        t, book, order, commands[slot]["account"], commands[slot]["quantity"], 0, traits, fingerprint
+    )
     t.orders[hand]["shown"] = 0
     t.cells[Cell.STAMP] += 1
     t.details[hand]["stamp"] = t.cells[Cell.STAMP]
@@ -220,7 +222,7 @@ def replace_special(t, reports, commands, slot, hand, price, now_open):
     if commands[slot]["flags"] & Flag.NO_PRICE.value == 0:
         t.orders[hand]["traits"] &= ~Trait.NO_PRICE.value
     filled = t.orders[hand]["filled"]
-    tell_order(t, reports, ReportKind.AMENDED.value, Reason.NONE.value, hand, price, filled + now_open, now_open)
+    tell_amended(t, reports, hand, price, now_open)
     touch_order(t, hand)
     take_out(t, hand)
     t.orders[hand]["open"] = now_open

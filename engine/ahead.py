@@ -23,8 +23,8 @@ from ringpit.engine.book import find_book
 from ringpit.engine.codes import CommandKind, LevelKind
 from ringpit.engine.kernels import leaf, outlined
 from ringpit.engine.ladder import NIL
-from ringpit.engine.prefetch import prefetch
 from ringpit.engine.limits import require
+from ringpit.engine.prefetch import prefetch
 from ringpit.engine.tables import AHEAD_MAX, Cell
 
 BOOK, FINGERPRINT, TARGET = range(3)  # rows of Tables.ahead
@@ -38,14 +38,20 @@ require(FAR < AHEAD_MAX, "what is known of a command must be kept until its turn
 @leaf
 def names_order(kind):
     """True for commands about one order."""
-    return CommandKind.NEW.value <= kind <= CommandKind.AMEND.value or kind == CommandKind.REDUCE.value or kind == CommandKind.REPLACE.value  # noqa: PLR1714 (numba)
+    return CommandKind.NEW.value <= kind <= CommandKind.AMEND.value or kind in (
+        CommandKind.REDUCE.value,
+        CommandKind.REPLACE.value,
+    )
 
 
 @leaf
 def level_ahead(t, commands, slot, book):
     """Level slot at which a NEW may rest, NIL where that takes a search."""
     price = commands[slot]["price"]
-    if t.books[book]["kind"] != LevelKind.LADDER.value or not t.books[book]["low"] <= price <= t.books[book]["high"]:
+    if (
+        t.books[book]["kind"] != LevelKind.LADDER.value
+        or not t.books[book]["low"] <= price <= t.books[book]["high"]
+    ):
         return np.int64(NIL)
     if commands[slot]["outcome"] != 0:
         price = t.books[book]["payout"] - price

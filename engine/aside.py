@@ -46,7 +46,20 @@ def take_in_hand(t, book, side, limit, slot):
     price = own_price(t, book, outcome, limit)
     quantity = t.orders[slot]["open"]
     filled = t.orders[slot]["filled"]
-    begin(t, side, limit, 0, price, flags, traits, quantity, filled, t.orders[slot]["id"], t.orders[slot]["account"], slot)
+    begin(
+        t,
+        side,
+        limit,
+        0,
+        price,
+        flags,
+        traits,
+        quantity,
+        filled,
+        t.orders[slot]["id"],
+        t.orders[slot]["account"],
+        slot,
+    )
     return TRADING
 
 

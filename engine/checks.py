@@ -129,7 +129,9 @@ def is_supported(t, commands, slot, book):
     trigger = extension_of(t, commands, slot, Cell.TRIGGER)
     trail = extension_of(t, commands, slot, Cell.TRAIL)
     display = extension_of(t, commands, slot, Cell.DISPLAY)
-    limits = extension_of(t, commands, slot, Cell.ORDERS_MAX) | extension_of(t, commands, slot, Cell.ACCOUNT_ORDERS_MAX)
+    limits = extension_of(t, commands, slot, Cell.ORDERS_MAX) | extension_of(
+        t, commands, slot, Cell.ACCOUNT_ORDERS_MAX
+    )
     gtd = time_in_force == TimeInForce.GTD.value
     if (
         not knows_codes(commands, slot, FLAGS_OF_NEW)
@@ -144,7 +146,9 @@ def is_supported(t, commands, slot, book):
     if flags & RESTING_FLAGS != 0 or display != 0:
         if order_type != OrderType.LIMIT.value or not may_rest(commands, slot):
             return False
-        ways = int(flags & Flag.HIDDEN.value != 0) + int(flags & Flag.ALL_OR_NONE.value != 0) + int(display != 0)
+        ways = (
+            int(flags & Flag.HIDDEN.value != 0) + int(flags & Flag.ALL_OR_NONE.value != 0) + int(display != 0)
+        )
         if ways > 1 or (flags & Flag.ALL_OR_NONE.value and flags & Flag.POST_ONLY.value):
             return False
     if order_type == OrderType.MONEY.value:

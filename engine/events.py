@@ -251,7 +251,9 @@ def open_book(t, commands, slot, grid):
     t.books[book]["low"] = low
     t.books[book]["high"] = high
     t.books[book]["payout"] = payout
-    t.books[book]["quantity_max"] = min(QUANTITY_MAX, INT64_MAX // (max(high, 1) * max(payout, 1)))  # quantity_max_of
+    t.books[book]["quantity_max"] = min(
+        QUANTITY_MAX, INT64_MAX // (max(high, 1) * max(payout, 1))
+    )  # quantity_max_of
     t.books[book]["last"] = NIL
     t.books[book]["base"] = base
     t.books[book]["best_bid"] = NIL

@@ -16,5 +16,7 @@ from numba import njit
 Decorator = Callable[[Callable[..., Any]], Any]
 
 leaf: Final[Decorator] = njit(cache=True, nogil=True, _nrt=False, forceinline=True)
-outlined: Final[Decorator] = njit(cache=True, nogil=True, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+outlined: Final[Decorator] = njit(
+    cache=True, nogil=True, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True
+)
 kernel: Final[Decorator] = njit(cache=True, nogil=True, _nrt=False)

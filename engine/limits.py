@@ -51,7 +51,9 @@ class Limits:
     orders: int = 1 << 18  # resting orders, all events together; a power of two
     levels: int = 1 << 20  # price levels, all events together; a power of two
     keys: int = 1 << 16  # frame keys remembered against duplicates; a power of two
-    nodes: int = 1 << 14  # levels of skip lists: wide events' prices, triggers, all-or-none limits; a power of two
+    nodes: int = (
+        1 << 14
+    )  # levels of skip lists: wide events' prices, triggers, all-or-none limits; a power of two
     grids: int = 64  # different tables of price bands
 
     def __post_init__(self) -> None:

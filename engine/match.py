@@ -62,12 +62,12 @@ from ringpit.engine.tell import (
     emit,
     refuse,
     room,
+    tell_amended,
     tell_fill,
-    tell_order,
     tell_taker,
 )
 
-NOT_PLAIN: Final = SPECIAL | int(Trait.POST_ONLY)  # an order with one of these traits is amended by the special path
+NOT_PLAIN: Final = SPECIAL | int(Trait.POST_ONLY)  # orders that the special path amends
 
 
 @leaf
@@ -175,8 +175,31 @@ def shrink(t, slot, now_open):
 
 
 @leaf
+def refusal_of_quantity(t, book, kind, quantity, filled):
+    """QTY_INVALID or QTY_LIMIT of an AMEND, REPLACE or REDUCE."""
+    if quantity < int(kind != CommandKind.AMEND.value):
+        return Reason.QTY_INVALID.value
+    most = t.books[book]["quantity_max"] - (filled if kind == CommandKind.REPLACE.value else 0)
+    if quantity > most and kind != CommandKind.REDUCE.value:
+        return Reason.QTY_LIMIT.value
+    return Reason.NONE.value
+
+
+@leaf
+def open_after(kind, quantity, filled, was_open):
+    """Open lots that an AMEND (0 keeps the total), REPLACE or REDUCE leaves; 0 or less: the order is over."""
+    if kind == CommandKind.REDUCE.value:
+        return was_open - min(quantity, was_open)
+    if kind == CommandKind.REPLACE.value:
+        return quantity
+    if quantity == 0:
+        return was_open
+    return quantity - filled
+
+
+@leaf
 def start_change(t, reports, commands, slot, book):
-    """AMEND, REPLACE and REDUCE (M6, M15): in place if it only shrinks, else out of its level and in again as a taker."""
+    """AMEND, REPLACE and REDUCE (M6, M15): check, and carry out."""
     reason = refusal_of_verb(t, commands, slot, book)
     if reason != Reason.NONE.value:
         return refuse(t, reports, commands, slot, reason)
@@ -189,50 +212,50 @@ def start_change(t, reports, commands, slot, book):
     hand = index.slot_at(t.index, position)
     quantity = commands[slot]["quantity"]
     filled = t.orders[hand]["filled"]
-    was_open = t.orders[hand]["open"]
-    now_open = quantity
-    total = filled + quantity  # fits: both are bounded
-    if quantity < int(kind != CommandKind.AMEND.value):
-        return refuse(t, reports, commands, slot, Reason.QTY_INVALID.value)
-    if kind == CommandKind.REDUCE.value:
-        now_open = was_open - min(quantity, was_open)
-        total = filled + now_open
-    elif kind == CommandKind.AMEND.value:
-        total = quantity if quantity > 0 else filled + was_open
-        now_open = total - filled
-    if quantity > t.books[book]["quantity_max"] - (filled if kind == CommandKind.REPLACE.value else 0) and (
-        kind != CommandKind.REDUCE.value
-    ):
-        return refuse(t, reports, commands, slot, Reason.QTY_LIMIT.value)
+    reason = refusal_of_quantity(t, book, kind, quantity, filled)
+    if reason != Reason.NONE.value:
+        return refuse(t, reports, commands, slot, reason)
     traits = np.int64(t.orders[hand]["traits"])
-    outcome = (traits >> NO_SHIFT) & 1
     was_price = price_of(t, hand)
     price = was_price
-    if kind != CommandKind.REDUCE.value and commands[slot]["flags"] & Flag.NO_PRICE.value == 0:
-        price = own_price(t, book, outcome, commands[slot]["price"])
+    prices = kind != CommandKind.REDUCE.value and commands[slot]["flags"] & Flag.NO_PRICE.value == 0
+    if prices:
+        price = own_price(t, book, (traits >> NO_SHIFT) & 1, commands[slot]["price"])
         if not t.books[book]["low"] <= price <= t.books[book]["high"]:
             return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE.value)
         if t.books[book]["checks"] & Check.GRID.value and refusal_of_grid(t, book, price):
             return refuse(t, reports, commands, slot, Reason.PRICE_NOT_ON_TICK.value)
+    was_open = t.orders[hand]["open"]
+    now_open = open_after(kind, quantity, filled, was_open)
     if now_open <= 0:
         cancel_open(t, reports, hand, position, Reason.NONE.value)
         return TELLING
-    reprices = price != was_price or (traits & Trait.NO_PRICE.value and commands[slot]["flags"] & Flag.NO_PRICE.value == 0)
-    keeps = kind == CommandKind.REDUCE.value or (
+    reprices = price != was_price or (prices and traits & Trait.NO_PRICE.value != 0)
+    if kind == CommandKind.REDUCE.value or (
         kind == CommandKind.AMEND.value and not reprices and now_open <= was_open
-    )
-    if traits & NOT_PLAIN and not keeps:
-        return replace_special(t, reports, commands, slot, hand, price, now_open)
-    side = np.int64(t.levels[t.orders[hand]["level"]]["side"])
-    if price != was_price and t.books[book]["kind"] != LevelKind.LADDER.value and (
-        nodes_needed(t, book, side, price) > nodes_free(t)
     ):
-        return refuse(t, reports, commands, slot, Reason.POOL_CAPACITY.value)
-    tell_order(t, reports, ReportKind.AMENDED.value, Reason.NONE.value, hand, price, total, now_open)
-    if keeps:
+        tell_amended(t, reports, hand, price, now_open)
         if now_open < was_open:
             shrink(t, hand, now_open)
         return LINE if t.books[book]["special"] > 0 else TELLING
+    if traits & NOT_PLAIN:
+        return replace_special(t, reports, commands, slot, hand, price, now_open)
+    return requeue(t, reports, commands, slot, hand, price, now_open)
+
+
+@leaf
+def requeue(t, reports, commands, slot, hand, price, now_open):
+    """A plain order leaves its level and comes back at the end of a queue, or trades first."""
+    book = np.int64(t.orders[hand]["book"])
+    level = np.int64(t.orders[hand]["level"])
+    side = np.int64(t.levels[level]["side"])
+    if (
+        t.books[book]["kind"] != LevelKind.LADDER.value
+        and price != t.levels[level]["price"]
+        and nodes_needed(t, book, side, price) > nodes_free(t)
+    ):
+        return refuse(t, reports, commands, slot, Reason.POOL_CAPACITY.value)
+    tell_amended(t, reports, hand, price, now_open)
     touch_order(t, hand)
     take_out(t, hand)
     t.orders[hand]["open"] = now_open
@@ -241,10 +264,13 @@ def start_change(t, reports, commands, slot, book):
         link_plain(t, book, side, price, hand)
         touch(t, price, side)
         return TELLING
+    traits = np.int64(t.orders[hand]["traits"])
+    outcome = (traits >> NO_SHIFT) & 1
     own = own_price(t, book, outcome, price)
     flags = outcome * ReportFlag.NO.value
     account = t.orders[hand]["account"]
-    begin(t, side, price, 1, own, flags, traits, now_open, filled, order, account, hand)
+    filled = t.orders[hand]["filled"]
+    begin(t, side, price, 1, own, flags, traits, now_open, filled, t.orders[hand]["id"], account, hand)
     return MATCHING if t.books[book]["special"] == 0 else TRADING
 
 

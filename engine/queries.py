@@ -17,7 +17,16 @@ from ringpit.engine.kernels import kernel
 from ringpit.engine.ladder import NIL
 from ringpit.engine.tables import Cell, Tables
 
-__all__ = ["depth", "digest", "open_books", "open_orders", "order_row", "queue_position", "resting", "statistics"]
+__all__ = [
+    "depth",
+    "digest",
+    "open_books",
+    "open_orders",
+    "order_row",
+    "queue_position",
+    "resting",
+    "statistics",
+]
 
 NO_ROWS: Final = np.zeros(0, RESTING)
 

@@ -53,8 +53,10 @@ COMMAND_FIELDS: Final = (
     (
         "quantity",
         "<i8",
-        "lots; MONEY: ticks x lots; AMEND: new total including what is filled, 0 keeps it; REPLACE: new open lots;"
-        " REDUCE: lots to take off; CREATE_EVENT: highest price, ticks",
+        (
+            "lots; MONEY: ticks x lots; AMEND: new total including what is filled, 0 keeps it; REPLACE: new open lots;"
+            " REDUCE: lots to take off; CREATE_EVENT: highest price, ticks"
+        ),
     ),
     ("payout", "<i8", "CREATE_EVENT: payout of one lot in ticks, 0: there is no NO; else 0"),
     ("expires_ns", "<i8", "GTD: ns since the epoch; CREATE_EVENT: closing time, 0 none; else 0"),
@@ -66,7 +68,11 @@ EXTENSION_FIELDS: Final = (
     ("reserved_2", "<i2", "0"),
     ("reserved_3", "<i4", "0"),
     ("event", "<i8", "as in the command behind it"),
-    ("trigger", "<i8", "NEW of a stop: trigger price in ticks of its own outcome; trailing stop: 0 from the last price"),
+    (
+        "trigger",
+        "<i8",
+        "NEW of a stop: trigger price in ticks of its own outcome; trailing stop: 0 from the last price",
+    ),
     ("trail", "<i8", "NEW of a trailing stop: distance of the trigger, ticks"),
     ("display", "<i8", "NEW: lots shown at a time, 0 all"),
     ("group", "<i8", "NEW: group of the order, 0 none"),
@@ -86,7 +92,11 @@ BANDS_FIELDS: Final = (
         for number in range(1, BANDS_PER_RECORD + 1)
         for row in (
             (f"last_{number}", "<i4", "highest price of the band, ticks; it begins where the one before ends"),
-            (f"step_{number}", "<i4", "distance of two prices in the band, ticks, counted from the band's beginning"),
+            (
+                f"step_{number}",
+                "<i4",
+                "distance of two prices in the band, ticks, counted from the band's beginning",
+            ),
         )
     ),
 )
@@ -115,7 +125,11 @@ REPORT_FIELDS: Final = (
     ("event", "<i8", "the event's id; FRAME: input ring position"),
     ("order", "<i8", "order id; FRAME: key, low half; BOOK_RESET: tick in units x 32 + decimals"),
     ("account", "<i8", "owner of the order; LEVEL, BOOK_RESET: book slot; FRAME: key, high half"),
-    ("price", "<i8", "ticks, of the order's own outcome; fills: the maker's price; BOOK_RESET: lowest price; FRAME: engine_ns"),
+    (
+        "price",
+        "<i8",
+        "ticks, of the order's own outcome; fills: the maker's price; BOOK_RESET: lowest price; FRAME: engine_ns",
+    ),
     (
         "quantity",
         "<i8",
@@ -124,8 +138,10 @@ REPORT_FIELDS: Final = (
     (
         "leaves",
         "<i8",
-        "lots still open; BOOK_RESET: first level slot, or -1 for a skip list; FRAME: commands; EVENT_SETTLED,"
-        " MASS_CANCELED: orders cancelled",
+        (
+            "lots still open; BOOK_RESET: first level slot, or -1 for a skip list; FRAME: commands; EVENT_SETTLED,"
+            " MASS_CANCELED: orders cancelled"
+        ),
     ),
 )
 

@@ -149,7 +149,9 @@ def trigger_order(t, reports, book, side, slot):
     flags = outcome * ReportFlag.NO.value | no_price * ReportFlag.NO_PRICE.value
     order = t.orders[slot]["id"]
     account = t.orders[slot]["account"]
-    begin(t, side, limit, rests, price, flags, traits, open_lots, t.orders[slot]["filled"], order, account, slot)
+    begin(
+        t, side, limit, rests, price, flags, traits, open_lots, t.orders[slot]["filled"], order, account, slot
+    )
     tell_taker(t, reports, ReportKind.TRIGGERED.value, Reason.NONE.value, 0, trigger, open_lots, open_lots)
     return TRADING
 

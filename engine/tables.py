@@ -301,7 +301,16 @@ def allocate(limits: Limits, *, market_data: bool = False) -> Tables:
     cells = np.zeros(CELLS, np.int64)
     cells[Cell.MARKET_DATA] = int(market_data)
     cells[Cell.NEXT_EXPIRY] = INT64_MAX
-    for cell in (Cell.BOOK, Cell.AHEAD_BOOK, Cell.HAND, Cell.CURSOR, Cell.LINE_FIRST, Cell.LINE_LAST, Cell.RISEN_FIRST, Cell.RISEN_LAST):
+    for cell in (
+        Cell.BOOK,
+        Cell.AHEAD_BOOK,
+        Cell.HAND,
+        Cell.CURSOR,
+        Cell.LINE_FIRST,
+        Cell.LINE_LAST,
+        Cell.RISEN_FIRST,
+        Cell.RISEN_LAST,
+    ):
         cells[cell] = NIL
     cells[[Cell.FALLEN_FIRST, Cell.FALLEN_LAST]] = NIL
     cells[Cell.RUNS_FREE :] = NIL

@@ -34,7 +34,6 @@ from ringpit.engine.tables import DONE, TELLING, Cell
 NO_SHIFT: Final = Trait.NO.bit_length() - 1  # traits >> NO_SHIFT & 1 is an Outcome
 
 
-
 @leaf
 def room(t):
     """True if one more step's reports fit."""
@@ -96,11 +95,7 @@ def answer(t, reports, commands, slot, kind, reason, flags, leaves):
 def refuse(t, reports, commands, slot, reason):
     """REJECTED; the state is untouched. Order and account of a command that has none are 0 (M10)."""
     kind = commands[slot]["kind"]
-    if (
-        kind == CommandKind.CREATE_EVENT.value
-        or kind == CommandKind.SETTLE.value  # noqa: PLR1714 - `in` compiles to a loop over a tuple
-        or kind == CommandKind.MASS_CANCEL.value
-    ):
+    if kind in (CommandKind.CREATE_EVENT.value, CommandKind.SETTLE.value, CommandKind.MASS_CANCEL.value):
         event = commands[slot]["event"]
         price = commands[slot]["price"]
         quantity = commands[slot]["quantity"]
@@ -141,7 +136,16 @@ def tell_order(t, reports, kind, reason, slot, price, quantity, leaves):
 @leaf
 def tell_canceled(t, reports, slot, reason):
     """CANCELED for all that is open of an order that is still in its level."""
-    tell_order(t, reports, ReportKind.CANCELED.value, reason, slot, price_of(t, slot), t.orders[slot]["open"], 0)
+    tell_order(
+        t, reports, ReportKind.CANCELED.value, reason, slot, price_of(t, slot), t.orders[slot]["open"], 0
+    )
+
+
+@leaf
+def tell_amended(t, reports, slot, price, now_open):
+    """AMENDED for an order that has a new price, new open lots, or both; it is still in its old level."""
+    total = t.orders[slot]["filled"] + now_open
+    tell_order(t, reports, ReportKind.AMENDED.value, Reason.NONE.value, slot, price, total, now_open)
 
 
 @leaf

@@ -120,7 +120,7 @@ def obtainable(t, book, side, limit, want, account, mode):
 
 
 @leaf
-def lots_for(t, book, side, price, left):
+def lots_for(t, book, price, left):
     """Lots that what is left of the order in hand asks for at a price; of an order for money, what it can pay."""
     flags = t.cells[Cell.FLAGS]
     if flags & ReportFlag.MONEY.value == 0:
@@ -142,9 +142,11 @@ def next_maker(t, book, side, limit, left):
         aside = first_level(t, book, queue)
         while aside != NIL:
             price = t.levels[aside]["price"]
-            if beyond(side, price, limit) or (level != NIL and not beyond(side, t.levels[level]["price"], price)):
+            if beyond(side, price, limit) or (
+                level != NIL and not beyond(side, t.levels[level]["price"], price)
+            ):
                 break
-            lots = lots_for(t, book, side, price, left)
+            lots = lots_for(t, book, price, left)
             order = np.int64(t.levels[aside]["head"])
             while order != NIL:
                 t.cells[Cell.VISITS] += 1
@@ -187,7 +189,7 @@ def take_from(t, maker, lots):
 
 
 @outlined
-def prevent(t, reports, book, side, maker, left):
+def prevent(t, reports, book, maker, left):
     """M17: the order in hand has met one of its own account. What is left of it then; -1: it is cancelled."""
     mode = t.cells[Cell.TRAITS] & Trait.SELF_TRADE.value
     price = price_of(t, maker)
@@ -198,7 +200,7 @@ def prevent(t, reports, book, side, maker, left):
         tell_canceled(t, reports, maker, Reason.SELF_TRADE.value)
         remove(t, maker, position_of(t, maker))
         return left if mode == SelfTrade.CANCEL_MAKER.value else np.int64(-1)
-    lots = min(lots_for(t, book, side, price, left), offered(t, maker))
+    lots = min(lots_for(t, book, price, left), offered(t, maker))
     left = left_after(t, book, price, left, lots)
     touch_order(t, maker)
     kind = ReportKind.PREVENTED.value
@@ -233,11 +235,11 @@ def trade(t, reports):
         if maker == NIL:
             break
         price = price_of(t, maker)
-        lots = min(lots_for(t, book, side, price, left), offered(t, maker))
+        lots = min(lots_for(t, book, price, left), offered(t, maker))
         if lots == 0:
             break
         if mode != SelfTrade.NONE.value and t.orders[maker]["account"] == t.cells[Cell.ACCOUNT]:
-            left = prevent(t, reports, book, side, maker, left)
+            left = prevent(t, reports, book, maker, left)
             if left < 0:
                 return end_order(t, reports, Reason.SELF_TRADE.value)
             t.cells[Cell.OPEN] = left

@@ -117,10 +117,18 @@ def check_level(t: Tables, book: int, queue: int, level: int, seen: Counter[int]
     check(bool(slots), "T5", f"level {level} of list {queue} is empty")
     check(int(row["side"]) == queue & 1, "T2", f"level {level} is on the wrong side")
     hidden = [slot for slot in slots if t.orders[slot]["traits"] & Trait.HIDDEN]
-    check(slots[len(slots) - len(hidden) :] == hidden, "T2", f"level {level} has hidden orders before shown ones")
-    check(int(row["hidden"]) == (hidden[0] if hidden else NIL), "T2", f"level {level} has a wrong first hidden order")
     check(
-        int(row["quantity"]) == sum(int(t.orders[slot]["shown"]) for slot in slots), "T2", f"level {level}: quantity"
+        slots[len(slots) - len(hidden) :] == hidden, "T2", f"level {level} has hidden orders before shown ones"
+    )
+    check(
+        int(row["hidden"]) == (hidden[0] if hidden else NIL),
+        "T2",
+        f"level {level} has a wrong first hidden order",
+    )
+    check(
+        int(row["quantity"]) == sum(int(t.orders[slot]["shown"]) for slot in slots),
+        "T2",
+        f"level {level}: quantity",
     )
     for slot in slots:
         shown, most = int(t.orders[slot]["shown"]), shown_of(t, slot, queue)
@@ -151,10 +159,18 @@ def levels_of_list(t: Tables, book: int, queue: int, nodes: Counter[int]) -> lis
     check(keys == sorted(set(keys)), "T5", f"list {queue} of book {book} is out of order")
     for node in chains[0]:
         nodes[node] += 1
-        check(int(t.links[node, skiplist.OWNER]) == book * LISTS_OF_A_BOOK + queue, "T5", f"node {node} is in another list")
+        check(
+            int(t.links[node, skiplist.OWNER]) == book * LISTS_OF_A_BOOK + queue,
+            "T5",
+            f"node {node} is in another list",
+        )
     levels = [ladder_levels(t) + node for node in chains[0]]
     sign = -1 if queue in (Queue.BIDS, Queue.SELL_STOPS, Queue.BUY_ALL_OR_NONE) else 1
-    check([sign * int(t.levels[level]["price"]) for level in levels] == keys, "T5", f"list {queue}: prices and keys differ")
+    check(
+        [sign * int(t.levels[level]["price"]) for level in levels] == keys,
+        "T5",
+        f"list {queue}: prices and keys differ",
+    )
     return levels
 
 
@@ -165,10 +181,18 @@ def ladder_of(t: Tables, book: int) -> tuple[list[int], list[int]]:
     slots = range(base, base + int(row["high"]) - int(row["low"]) + 1)
     occupied = [level for level in slots if t.levels[level]["head"] != NIL]
     for level in set(slots) - set(occupied):
-        empty = t.levels[level]["tail"] == NIL and t.levels[level]["hidden"] == NIL and t.levels[level]["quantity"] == 0
+        empty = (
+            t.levels[level]["tail"] == NIL
+            and t.levels[level]["hidden"] == NIL
+            and t.levels[level]["quantity"] == 0
+        )
         check(bool(empty), "T2", f"empty level {level} of a ladder is not clean")
     for level in occupied:
-        check(int(t.levels[level]["price"]) == level - base + int(row["low"]), "T2", f"level {level} has a wrong price")
+        check(
+            int(t.levels[level]["price"]) == level - base + int(row["low"]),
+            "T2",
+            f"level {level} has a wrong price",
+        )
     bids = [level for level in occupied if t.levels[level]["side"] == 0]
     return bids[::-1], [level for level in occupied if t.levels[level]["side"] == 1]
 
@@ -191,7 +215,11 @@ def check_book(t: Tables, book: int, seen: Counter[int], nodes: Counter[int]) ->
     check(int(row["orders"]) == seen.total() - before, "T7", f"book {book} counts {row['orders']} orders")
     mine = [slot for slot in seen if t.orders[slot]["book"] == book]
     special = sum(bool(t.orders[slot]["traits"] & SPECIAL) for slot in mine)
-    check(int(row["special"]) == special, "T7", f"book {book} counts {row['special']} special orders, not {special}")
+    check(
+        int(row["special"]) == special,
+        "T7",
+        f"book {book} counts {row['special']} special orders, not {special}",
+    )
     check_trails(t, book, mine)
 
 
@@ -202,10 +230,16 @@ def check_trails(t: Tables, book: int, mine: list[int]) -> None:
         slot, before = int(t.lists[book, trails.FIRST + 2 * side]), NIL
         while slot != NIL:
             check(int(t.details[slot]["previous_trailing"]) == before, "T7", f"trailing stop {slot} is astray")
-            check(int(t.levels[t.orders[slot]["level"]]["side"]) == side, "T7", f"trailing stop {slot}: wrong side")
+            check(
+                int(t.levels[t.orders[slot]["level"]]["side"]) == side,
+                "T7",
+                f"trailing stop {slot}: wrong side",
+            )
             trailing.append(slot)
             before, slot = slot, int(t.details[slot]["next_trailing"])
-        check(int(t.lists[book, trails.LAST + 2 * side]) == before, "T7", f"trail of book {book} has a wrong end")
+        check(
+            int(t.lists[book, trails.LAST + 2 * side]) == before, "T7", f"trail of book {book} has a wrong end"
+        )
     wanted = [slot for slot in mine if t.orders[slot]["traits"] & Trait.TRAILING]
     check(sorted(trailing) == sorted(wanted), "T7", f"trails of book {book} are incomplete")
 
@@ -251,7 +285,11 @@ def check_timers(t: Tables, seen: Counter[int]) -> None:
     keys = [(int(t.details[slot]["expires_ns"]), int(t.details[slot]["stamp"])) for slot in heap]
     timed = [slot for slot in seen if t.orders[slot]["traits"] & Trait.TIMED]
     check(sorted(heap) == sorted(timed), "T6", "the timers are not those of the open orders that expire")
-    check([int(t.orders[slot]["timer"]) for slot in heap] == list(range(len(heap))), "T6", "an order does not know its timer")
+    check(
+        [int(t.orders[slot]["timer"]) for slot in heap] == list(range(len(heap))),
+        "T6",
+        "an order does not know its timer",
+    )
     check(all(keys[(i - 1) // 2] < keys[i] for i in range(1, len(keys))), "T6", "the timers are no heap")
     check(int(t.cells[Cell.NEXT_EXPIRY]) == (keys[0][0] if keys else INT64_MAX), "T6", "NEXT_EXPIRY is wrong")
 
@@ -265,9 +303,13 @@ def check_holders(t: Tables, seen: Counter[int]) -> None:
             wanted[book, int(t.orders[slot]["account"])] += 1
     free = set(chain(int(t.cells[Cell.HOLDERS_FREE]), t.holders["orders"]))
     used = [slot for slot in range(len(t.holders)) if slot not in free]
-    found = {(int(t.holders[s]["book"]), int(t.holders[s]["account"])): int(t.holders[s]["orders"]) for s in used}
+    found = {
+        (int(t.holders[s]["book"]), int(t.holders[s]["account"])): int(t.holders[s]["orders"]) for s in used
+    }
     check(found == dict(wanted), "T7", "holders do not count the accounts' open orders")
-    prints = {s: int(index.fingerprint_of(int(t.holders[s]["book"]), int(t.holders[s]["account"]))) for s in used}
+    prints = {
+        s: int(index.fingerprint_of(int(t.holders[s]["book"]), int(t.holders[s]["account"]))) for s in used
+    }
     check_index(t.holder_index, prints, "holder_index")
 
 
@@ -275,7 +317,11 @@ def check_grids(t: Tables) -> None:
     """T7: rows of price bands know how many open books use them."""
     books = t.books[: t.cells[Cell.BOOKS_USED]]
     used = Counter(books["grid"][(books["state"] == EventState.OPEN) & (books["grid"] != NIL)].tolist())
-    check(t.grids[:, 0].tolist() == [used[row] for row in range(len(t.grids))], "T7", "a grid counts its books wrongly")
+    check(
+        t.grids[:, 0].tolist() == [used[row] for row in range(len(t.grids))],
+        "T7",
+        "a grid counts its books wrongly",
+    )
 
 
 def check_window(t: Tables) -> None:
@@ -289,7 +335,14 @@ def check_window(t: Tables) -> None:
 
 def check_line(t: Tables) -> None:
     """Between commands nothing is in line."""
-    for cell in (Cell.LINE_FIRST, Cell.LINE_LAST, Cell.RISEN_FIRST, Cell.RISEN_LAST, Cell.FALLEN_FIRST, Cell.FALLEN_LAST):
+    for cell in (
+        Cell.LINE_FIRST,
+        Cell.LINE_LAST,
+        Cell.RISEN_FIRST,
+        Cell.RISEN_LAST,
+        Cell.FALLEN_FIRST,
+        Cell.FALLEN_LAST,
+    ):
         check(int(t.cells[cell]) == NIL, "T1", f"an order is still in line: {cell.name}")
 
 

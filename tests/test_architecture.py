@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "shards": {"shards", "wal", "ipc", "engine"},
 }
 THIRD_PARTIES = {
-    "engine": {"numpy", "numba"},
+    "engine": {"numpy", "numba", "llvmlite"},
     "ipc": {"numpy", "numba", "llvmlite"},
     "wal": {"numpy", "numba", "google_crc32c", "confluent_kafka"},
 }

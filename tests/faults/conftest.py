@@ -28,7 +28,7 @@ import msgspec
 import psutil
 import pytest
 
-from ringpit.engine.codes import ReportFlag, Reason, ReportKind, Side
+from ringpit.engine.codes import Reason, ReportFlag, ReportKind, Side
 from ringpit.ipc.atomics import load_cell
 from ringpit.ipc.segment import Segment
 from ringpit.shards.config import load
