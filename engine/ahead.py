@@ -20,7 +20,7 @@ import numpy as np
 
 from ringpit.engine import index
 from ringpit.engine.book import find_book
-from ringpit.engine.codes import CommandKind, LevelKind
+from ringpit.engine.codes import CommandKind
 from ringpit.engine.kernels import leaf, outlined
 from ringpit.engine.ladder import NIL
 from ringpit.engine.limits import require
@@ -48,13 +48,10 @@ def names_order(kind):
 def level_ahead(t, commands, slot, book):
     """Level slot at which a NEW may rest, NIL where that takes a search."""
     price = commands[slot]["price"]
-    if (
-        t.books[book]["kind"] != LevelKind.LADDER.value
-        or not t.books[book]["low"] <= price <= t.books[book]["high"]
-    ):
-        return np.int64(NIL)
     if commands[slot]["outcome"] != 0:
         price = t.books[book]["payout"] - price
+    if t.books[book]["base"] == NIL or not t.books[book]["low"] <= price <= t.books[book]["high"]:
+        return np.int64(NIL)
     return t.books[book]["base"] + price - t.books[book]["low"]
 
 

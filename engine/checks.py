@@ -24,7 +24,7 @@ from ringpit.engine.codes import (
 from ringpit.engine.kernels import leaf, outlined
 from ringpit.engine.ladder import NIL
 from ringpit.engine.levels import best_of, next_level, nodes_free, nodes_needed
-from ringpit.engine.limits import MONEY_MAX
+from ringpit.engine.limits import MONEY_MAX, PRICE_TICKS_MAX
 from ringpit.engine.tables import Cell, Check
 
 FLAGS_OF_VERBS = int(Flag.NO_PRICE | Flag.EXTENDED)
@@ -159,7 +159,7 @@ def is_supported(t, commands, slot, book):
             and trail == 0
         )
     if order_type == OrderType.TRAILING_STOP.value:
-        return may_rest(commands, slot) and trail >= 1 and trigger >= 0
+        return may_rest(commands, slot) and 1 <= trail <= PRICE_TICKS_MAX and trigger >= 0
     if is_stop(order_type):
         return may_rest(commands, slot) and trail == 0 and trigger >= 1
     return trigger == 0 and trail == 0

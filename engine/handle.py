@@ -45,7 +45,7 @@ class TableType(types.Array):  # type: ignore[misc]  # numba is not typed
     An array of a handle. Its rows are counted from its beginning only.
 
     Numba lets a negative index count from the end, and to do so compares every index with 0 and looks up the length; our slots
-    are never negative where a row is read. NUMBA_BOUNDSCHECK=1 checks every index as always.
+    are never negative where a row is read. With NUMBA_BOUNDSCHECK=1 an index out of range is an IndexError, negative ones too.
     """
 
     def __init__(self, dtype: Any, dimensions: int) -> None:
@@ -65,7 +65,12 @@ def _item_pointer(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     row = context.get_constant(types.intp, 0)
     for axis, (kind, number) in enumerate(zip(kinds, packed, strict=True)):
         length = cgutils.unpack_tuple(builder, table.shape)[axis]
-        row = builder.add(builder.mul(row, length), context.cast(builder, number, kind, types.intp))
+        place = context.cast(builder, number, kind, types.intp)
+        if config.BOUNDSCHECK:
+            with builder.if_then(builder.icmp_unsigned(">=", place, length), likely=False):
+                rule = f"an index of a table of {table_type.dtype} is out of its range"
+                context.call_conv.return_user_exc(builder, IndexError, (rule,))
+        row = builder.add(builder.mul(row, length), place)
     return builder.gep(table.data, [row], inbounds=True)
 
 
@@ -82,10 +87,9 @@ def _set_item(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     return context.get_dummy_value()
 
 
-if not config.BOUNDSCHECK:
-    for index_kind in (types.Integer, types.BaseTuple):
-        lower_builtin(operator.getitem, TableType, index_kind)(_get_item)
-        lower_builtin(operator.setitem, TableType, index_kind, types.Any)(_set_item)
+for index_kind in (types.Integer, types.BaseTuple):
+    lower_builtin(operator.getitem, TableType, index_kind)(_get_item)
+    lower_builtin(operator.setitem, TableType, index_kind, types.Any)(_set_item)
 
 
 class HandleType(types.Type):  # type: ignore[misc]  # numba is not typed

@@ -229,7 +229,7 @@ def start_change(t, reports, commands, slot, book):
     now_open = open_after(kind, quantity, filled, was_open)
     if now_open <= 0:
         cancel_open(t, reports, hand, position, Reason.NONE.value)
-        return TELLING
+        return LINE if t.books[book]["special"] > 0 else TELLING
     reprices = price != was_price or (prices and traits & Trait.NO_PRICE.value != 0)
     if kind == CommandKind.REDUCE.value or (
         kind == CommandKind.AMEND.value and not reprices and now_open <= was_open
