@@ -7,8 +7,8 @@ Looking ahead in a batch, only to prefetch memory.
                0             its turn
 
 Each look asks for what the next one reads, so the cache misses of some twenty commands overlap. What is
-found may be stale when a command's turn comes (an earlier one may have moved the order), and nothing is
-taken over: every command looks everything up again. So no result can depend on it; a test compares.
+found may be stale when a command's turn comes (an earlier one may have moved the order), so nothing is taken over but the
+fingerprint, which follows from the command and its book alone. So no result can depend on it; a test compares.
 
 Fast where the tables are larger than the cache: a cancel in a million orders is four or five misses, and here they cost hardly
 more than one. Slow where everything is in the cache anyway: some nanoseconds a command for nothing, which is why the caller chooses.
@@ -31,6 +31,7 @@ BOOK, FINGERPRINT, TARGET = range(3)  # rows of Tables.ahead
 NEAR: Final = 6  # commands between the last look at one and its turn
 MIDDLE: Final = 12
 FAR: Final = 20
+DEEP_ORDERS: Final = 1 << 14  # a megabyte of order records
 
 require(FAR < AHEAD_MAX, "what is known of a command must be kept until its turn")
 
@@ -117,14 +118,30 @@ def order_ahead(t, fingerprint):
 
 
 @leaf
-def look_ahead(t, commands, position, end_at, mask):
-    """Before the command at a position is due: one look each at those that are NEAR, MIDDLE and FAR behind it."""
+def look_ahead(t, commands, position, end_at, mask, deep):
+    """Before the command at a position is due: one look each at those that are FAR and, in large books, MIDDLE and NEAR behind it."""
     if position + FAR < end_at:
         see_key(t, commands, position + FAR, mask)
-    if position + MIDDLE < end_at:
-        see_target(t, commands, position + MIDDLE, mask)
-    if position + NEAR < end_at:
-        see_neighbours(t, commands, position + NEAR, mask)
+    if deep:
+        if position + MIDDLE < end_at:
+            see_target(t, commands, position + MIDDLE, mask)
+        if position + NEAR < end_at:
+            see_neighbours(t, commands, position + NEAR, mask)
+
+
+@leaf
+def fingerprint_seen(t, position, book):
+    """The fingerprint of the order that the command at a position names, or MISSING if it was not seen for this book."""
+    place = position & (AHEAD_MAX - 1)
+    if t.ahead[BOOK, place] == book:
+        return t.ahead[FINGERPRINT, place]
+    return np.int64(index.MISSING)
+
+
+@leaf
+def is_deep(t):
+    """True if so many orders are open that their records do not fit a cache."""
+    return t.cells[Cell.ORDERS_USED] > DEEP_ORDERS
 
 
 @outlined

@@ -22,11 +22,12 @@ tables.py, ladder.py, index.py and window.py.
 
 import numpy as np
 
-from ringpit.engine.ahead import look_ahead, look_first, names_order
+from ringpit.engine.ahead import fingerprint_seen, is_deep, look_ahead, look_first, names_order
 from ringpit.engine.aside import try_aside
 from ringpit.engine.book import find_book
 from ringpit.engine.codes import CommandKind, Reason, ReportFlag, ReportKind
 from ringpit.engine.events import hold_bands, hold_extension, release_levels, start_create
+from ringpit.engine.index import MISSING, fingerprint_of
 from ringpit.engine.kernels import kernel, leaf, outlined
 from ringpit.engine.ladder import NIL
 from ringpit.engine.match import match, start_cancel, start_change, start_new
@@ -217,11 +218,12 @@ def process(t, commands, markers, begin_at, end_at, seq, reports, out, out_limit
     t.cells[Cell.VISITS] = 0
     mask = commands.shape[0] - 1
     position = begin_at
+    deep = is_deep(t)
     if ahead != 0:
         look_first(t, commands, begin_at, end_at, mask)
     while position < end_at and room(t):
         if ahead != 0:
-            look_ahead(t, commands, position, end_at, mask)
+            look_ahead(t, commands, position, end_at, mask, deep)
         slot = position & mask
         kind = commands[slot]["kind"]
         stage = t.cells[Cell.STAGE]
@@ -243,14 +245,20 @@ def process(t, commands, markers, begin_at, end_at, seq, reports, out, out_limit
                 else:
                     book = book_of(t, commands[slot]["event"])
                     t.cells[Cell.BOOK] = book
-                    if kind == CommandKind.NEW.value:
-                        stage = start_new(t, reports, commands, slot, book)
-                    elif kind == CommandKind.CANCEL.value:
-                        stage = start_cancel(t, reports, commands, slot, book)
-                    elif names_order(kind):
-                        stage = start_change(t, reports, commands, slot, book)
-                    else:
+                    if not names_order(kind):
                         stage = start_rare(t, reports, commands, slot, book, kind)
+                    else:
+                        fingerprint = np.int64(MISSING)
+                        if ahead != 0:
+                            fingerprint = fingerprint_seen(t, position, book)
+                        if fingerprint == MISSING:
+                            fingerprint = fingerprint_of(book, commands[slot]["order"])
+                        if kind == CommandKind.NEW.value:
+                            stage = start_new(t, reports, commands, slot, book, fingerprint)
+                        elif kind == CommandKind.CANCEL.value:
+                            stage = start_cancel(t, reports, commands, slot, book, fingerprint)
+                        else:
+                            stage = start_change(t, reports, commands, slot, book, fingerprint)
             while stage != DONE:
                 if stage == TELLING and t.cells[Cell.TOUCHED] == 0 and names_order(kind):
                     stage = DONE  # nothing to tell: market data is off

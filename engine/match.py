@@ -90,7 +90,7 @@ def is_plain(t, commands, slot, book):
 
 
 @leaf
-def start_new(t, reports, commands, slot, book):
+def start_new(t, reports, commands, slot, book, fingerprint):
     """NEW: check (M7), accept, and rest it, or hand it over to matching."""
     if not is_plain(t, commands, slot, book):
         return accept_special(t, reports, commands, slot, book)
@@ -110,7 +110,6 @@ def start_new(t, reports, commands, slot, book):
         return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE.value)
     order = commands[slot]["order"]
     account = commands[slot]["account"]
-    fingerprint = index.fingerprint_of(book, order)
     if find_order(t, book, order, fingerprint) != index.MISSING:
         return refuse(t, reports, commands, slot, Reason.DUP_CLIENT_ORDER_ID.value)
     rests = commands[slot]["order_type"] == OrderType.LIMIT.value and (
@@ -149,13 +148,13 @@ def lacks_room(t, book, side, price):
 
 
 @leaf
-def start_cancel(t, reports, commands, slot, book):
+def start_cancel(t, reports, commands, slot, book, fingerprint):
     """CANCEL (M5)."""
     reason = refusal_of_verb(t, commands, slot, book)
     if reason != Reason.NONE.value:
         return refuse(t, reports, commands, slot, reason)
     order = commands[slot]["order"]
-    position = find_order(t, book, order, index.fingerprint_of(book, order))
+    position = find_order(t, book, order, fingerprint)
     reason = refusal_of_order(t, commands, slot, position)
     if reason != Reason.NONE.value:
         return refuse(t, reports, commands, slot, reason)
@@ -198,14 +197,14 @@ def open_after(kind, quantity, filled, was_open):
 
 
 @leaf
-def start_change(t, reports, commands, slot, book):
+def start_change(t, reports, commands, slot, book, fingerprint):
     """AMEND, REPLACE and REDUCE (M6, M15): check, and carry out."""
     reason = refusal_of_verb(t, commands, slot, book)
     if reason != Reason.NONE.value:
         return refuse(t, reports, commands, slot, reason)
     kind = commands[slot]["kind"]
     order = commands[slot]["order"]
-    position = find_order(t, book, order, index.fingerprint_of(book, order))
+    position = find_order(t, book, order, fingerprint)
     reason = refusal_of_order(t, commands, slot, position)
     if reason != Reason.NONE.value:
         return refuse(t, reports, commands, slot, reason)
