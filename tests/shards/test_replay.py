@@ -32,8 +32,8 @@ GOLDEN_OUTPUT = b"""\
 {"Seq":2,"Index":0,"Shard":0,"Generation":1,"Kind":"EventCreated","Event":7,"LowTicks":1,"HighTicks":99,"PayoutTicks":100,"TickUnits":1,"Decimals":2}
 {"Seq":4,"Index":0,"Shard":0,"Generation":1,"Kind":"Accepted","Event":7,"OrderID":1,"Account":42,"Side":"Sell","Price":"0.57","PriceTicks":57,"Quantity":10,"Leaves":10}
 {"Seq":6,"Index":0,"Shard":0,"Generation":1,"Kind":"Accepted","Event":7,"OrderID":2,"Account":43,"Side":"Buy","Price":"0.60","PriceTicks":60,"Quantity":4,"Leaves":4}
-{"Seq":6,"Index":1,"Shard":0,"Generation":1,"Kind":"FillMaker","Event":7,"OrderID":1,"Account":42,"Side":"Sell","Price":"0.57","PriceTicks":57,"Quantity":4,"Leaves":6}
-{"Seq":6,"Index":2,"Shard":0,"Generation":1,"Kind":"FillTaker","Event":7,"OrderID":2,"Account":43,"Side":"Buy","Price":"0.57","PriceTicks":57,"Quantity":4,"Leaves":0}
+{"Seq":6,"Index":1,"Shard":0,"Generation":1,"Kind":"FillMaker","Event":7,"OrderID":1,"Account":42,"Side":"Sell","Price":"0.57","PriceTicks":57,"Quantity":4,"Leaves":6,"FillKind":"Transfer"}
+{"Seq":6,"Index":2,"Shard":0,"Generation":1,"Kind":"FillTaker","Event":7,"OrderID":2,"Account":43,"Side":"Buy","Price":"0.57","PriceTicks":57,"Quantity":4,"Leaves":0,"FillKind":"Transfer"}
 {"Seq":7,"Index":0,"Shard":0,"Generation":1,"Kind":"Canceled","Event":7,"OrderID":1,"Account":42,"Side":"Sell","Price":"0.57","PriceTicks":57,"Quantity":6,"Leaves":0}
 {"Seq":9,"Index":0,"Shard":0,"Generation":1,"Kind":"Rejected","Event":9,"OrderID":3,"Account":43,"Side":"Buy","PriceTicks":60,"Quantity":4,"Reason":"UNKNOWN_EVENT"}
 {"Seq":11,"Index":0,"Shard":0,"Generation":1,"Kind":"Accepted","Event":7,"OrderID":4,"Account":44,"Side":"Buy","Price":"0.10","PriceTicks":10,"Quantity":1,"Leaves":1}
