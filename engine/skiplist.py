@@ -10,7 +10,8 @@ so that the best level is always the first and a search near the touch ends soon
 cache line: its key, up to HEIGHT_MAX links, its height. Heights are drawn by a generator of 31 bits
 whose state lies in the head, so the same commands make the same list everywhere.
 
-    int64 word 0     key                  int32 2 to 13    following node at each height, or NIL
+    int64 word 0     key                  int32 2 to 12    following node at each height, or NIL
+    int32 13         node in front, or the head
     int32 14         height               int32 15         head: state of the generator; else: the list it is in
 
 Finding a level by its price does not search: that is the level index (levels.py). A search is needed to link and to
@@ -31,9 +32,10 @@ from ringpit.engine.kernels import leaf, outlined
 from ringpit.engine.ladder import NIL
 from ringpit.engine.tables import Cell
 
-HEIGHT_MAX: Final = 12  # 4**12 levels are searched as fast as a list can be
+HEIGHT_MAX: Final = 11  # 4**11 levels are searched as fast as a list can be
 KEY: Final = 0
 LINKS: Final = 2
+PREVIOUS: Final = 13
 HEIGHT: Final = 14
 STATE: Final = 15
 OWNER: Final = 15
@@ -120,16 +122,31 @@ def insert(t, head, key):
         if at < height:
             t.links[node, LINKS + at] = t.links[left, LINKS + at]
             t.links[left, LINKS + at] = node
+    join(t, left, node)
+    join(t, node, t.links[node, LINKS])
     return node
+
+
+@leaf
+def join(t, node, behind):
+    """Let the node behind another, if there is one, know it."""
+    if behind != NIL:
+        t.links[behind, PREVIOUS] = node
 
 
 @outlined
 def remove(t, head, node):
-    """Take a node out of its list and give it back."""
-    key = t.nodes[node, KEY]
-    left = head
-    for at in range(t.links[head, HEIGHT] - 1, -1, -1):
-        left = before(t, left, at, key)
-        if t.links[left, LINKS + at] == node:
-            t.links[left, LINKS + at] = t.links[node, LINKS + at]
+    """Take a node out of its list and give it back. Three of four nodes have one link, and need no search."""
+    height = t.links[node, HEIGHT]
+    if height > 1:
+        key = t.nodes[node, KEY]
+        left = head
+        for at in range(t.links[head, HEIGHT] - 1, 0, -1):
+            left = before(t, left, at, key)
+            if at < height:
+                t.links[left, LINKS + at] = t.links[node, LINKS + at]
+    ahead = t.links[node, PREVIOUS]
+    behind = t.links[node, LINKS]
+    t.links[ahead, LINKS] = behind
+    join(t, ahead, behind)
     give_node(t, node)

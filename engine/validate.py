@@ -155,6 +155,8 @@ def levels_of_list(t: Tables, book: int, queue: int, nodes: Counter[int]) -> lis
     for height, chain in enumerate(chains):
         tall = [node for node in chains[0] if t.links[node, skiplist.HEIGHT] > height]
         check(chain == tall, "T5", f"list {queue} of book {book} is torn at height {height}")
+    before = [int(t.links[node, skiplist.PREVIOUS]) for node in chains[0]]
+    check(before == [head, *chains[0]][:-1], "T5", f"list {queue} of book {book} does not run backwards")
     keys = [int(t.nodes[node, skiplist.KEY]) for node in chains[0]]
     check(keys == sorted(set(keys)), "T5", f"list {queue} of book {book} is out of order")
     for node in chains[0]:
