@@ -126,7 +126,7 @@ def test_all_is_given_back_and_used_again(pair):
     pair.engine.validate()
     late = pair.apply(creation, range(2 * EVENTS + 1, 2 * EVENTS + 6))
     assert {(ReportKind.REJECTED, Reason.BOOK_CAPACITY)} == seen(late)
-    assert {(ReportKind.REJECTED, Reason.ALREADY_SETTLED)} == seen(pair.apply(settlement, [*first, *second]))
+    assert {(ReportKind.EVENT_SETTLED, Reason.NONE)} == seen(pair.apply(settlement, [*first, *second]))
     assert 0 == len(pair.engine.resting(EVENTS))
 
 
