@@ -109,6 +109,8 @@ class Twins:
         for head, keys, nodes in zip(self.heads, self.keys, self.nodes, strict=True):
             assert keys == [int(t.nodes[node, skiplist.KEY]) for node in chain(t, head)]
             assert [nodes[key] for key in keys] == chain(t, head)
+            in_front = [head, *chain(t, head)]
+            assert in_front[:-1] == [int(t.links[node, skiplist.PREVIOUS]) for node in in_front[1:]]
             for height in range(skiplist.HEIGHT_MAX):
                 tall = [nodes[key] for key in keys if height_of(t, nodes[key]) > height]
                 assert tall == chain(t, head, height)

@@ -312,6 +312,7 @@ HARMS = {
     ("T5", "prices and keys differ"): lambda t: add(t.nodes, (first_node(t), skiplist.KEY), -1),
     ("T5", "is in another list"): lambda t: add(t.links, (first_node(t), skiplist.OWNER)),
     ("T5", "is torn at height"): lambda t: add(t.links, (first_node(t), skiplist.HEIGHT)),
+    ("T5", "does not run backwards"): lambda t: take(t.links, (first_node(t), skiplist.PREVIOUS), NIL),
     ("T5", "has a ladder and skip lists"): hang_in_bids,
     ("T5", "is empty"): vacate,
     ("T5", "a node is lost or used twice"): lose_a_node,
