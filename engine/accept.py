@@ -162,8 +162,9 @@ def accept_special(t, reports, commands, slot, book):
     outcome = np.int64(commands[slot]["outcome"])
     side = np.int64(commands[slot]["side"]) ^ outcome
     traits = traits_of(t, commands, slot, book)
-    limit = own_price(t, book, outcome, commands[slot]["price"])
-    if commands[slot]["flags"] & Flag.NO_PRICE.value:
+    if commands[slot]["flags"] & Flag.NO_PRICE.value == 0:
+        limit = own_price(t, book, outcome, commands[slot]["price"])
+    else:
         limit = t.books[book]["high"] if side == Side.BUY.value else t.books[book]["low"]
     trigger = np.int64(0)
     if traits & Trait.STOP.value:

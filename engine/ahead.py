@@ -20,6 +20,7 @@ import numpy as np
 
 from ringpit.engine import index
 from ringpit.engine.book import find_book
+from ringpit.engine.checks import in_range
 from ringpit.engine.codes import CommandKind
 from ringpit.engine.kernels import leaf, outlined
 from ringpit.engine.ladder import NIL
@@ -49,10 +50,10 @@ def names_order(kind):
 def level_ahead(t, commands, slot, book):
     """Level slot at which a NEW may rest, NIL where that takes a search."""
     price = commands[slot]["price"]
-    if commands[slot]["outcome"] != 0:
-        price = t.books[book]["payout"] - price
-    if t.books[book]["base"] == NIL or not t.books[book]["low"] <= price <= t.books[book]["high"]:
+    if t.books[book]["base"] == NIL or not in_range(t, book, price):
         return np.int64(NIL)
+    if commands[slot]["outcome"] != 0:
+        price = max(t.books[book]["payout"] - price, t.books[book]["low"])  # there may be no NO here
     return t.books[book]["base"] + price - t.books[book]["low"]
 
 

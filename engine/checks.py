@@ -24,7 +24,7 @@ from ringpit.engine.codes import (
 from ringpit.engine.kernels import leaf, outlined
 from ringpit.engine.ladder import NIL
 from ringpit.engine.levels import best_of, next_level, nodes_free, nodes_needed
-from ringpit.engine.limits import MONEY_MAX, PRICE_TICKS_MAX
+from ringpit.engine.limits import ICEBERG_SLICES_MAX, MONEY_MAX, PRICE_TICKS_MAX
 from ringpit.engine.tables import Cell, Check
 
 FLAGS_OF_VERBS = int(Flag.NO_PRICE | Flag.EXTENDED)
@@ -167,8 +167,14 @@ def is_supported(t, commands, slot, book):
 
 @leaf
 def in_range(t, book, price):
-    """True if a price of YES lies in the book's range."""
+    """True if a price lies in the book's range, which is the same for YES and NO: it ends at low and at payout - low."""
     return t.books[book]["low"] <= price <= t.books[book]["high"]
+
+
+@leaf
+def too_many_slices(quantity, display):
+    """True if an iceberg would show afresh more often than one command may be kept busy."""
+    return display > 0 and (quantity - 1) // ICEBERG_SLICES_MAX >= display
 
 
 @outlined
@@ -181,21 +187,24 @@ def refusal_of_terms(t, commands, slot, book):
         return Reason.QTY_INVALID.value
     if quantity > (MONEY_MAX if order_type == OrderType.MONEY.value else t.books[book]["quantity_max"]):
         return Reason.QTY_LIMIT.value
+    if too_many_slices(quantity, extension_of(t, commands, slot, Cell.DISPLAY)):
+        return Reason.QTY_LIMIT.value
     no_price = commands[slot]["flags"] & Flag.NO_PRICE.value != 0
-    price = own_price(t, book, outcome, commands[slot]["price"])
     if no_price:
         if order_type == OrderType.LIMIT.value or order_type == OrderType.STOP_LIMIT.value:  # noqa: PLR1714 (numba)
             return Reason.PRICE_OUT_OF_RANGE.value
-    elif not in_range(t, book, price):
+    elif not in_range(t, book, commands[slot]["price"]):
         return Reason.PRICE_OUT_OF_RANGE.value
     if is_stop(order_type):
         trigger = extension_of(t, commands, slot, Cell.TRIGGER)
         if trigger == 0:
             if t.books[book]["last"] == NIL:
                 return Reason.PRICE_OUT_OF_RANGE.value
-        elif not in_range(t, book, own_price(t, book, outcome, trigger)):
+        elif not in_range(t, book, trigger):
             return Reason.PRICE_OUT_OF_RANGE.value
-    if not no_price and t.books[book]["checks"] & Check.GRID.value and refusal_of_grid(t, book, price):
+    if no_price or t.books[book]["checks"] & Check.GRID.value == 0:
+        return Reason.NONE.value
+    if refusal_of_grid(t, book, own_price(t, book, outcome, commands[slot]["price"])):
         return Reason.PRICE_NOT_ON_TICK.value
     return Reason.NONE.value
 

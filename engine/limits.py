@@ -16,6 +16,7 @@ PAYOUT_TICKS_MAX: Final = 1 << 22  # ticks
 LADDER_LEVELS_MAX: Final = 1 << 18  # ticks a ladder can span; wider events have a skip list
 PRICE_TICKS_MAX: Final = (1 << 31) - 1  # ticks
 MONEY_MAX: Final = (1 << 62) - 1  # ticks x lots
+ICEBERG_SLICES_MAX: Final = 1_024  # times that an iceberg can show afresh: each is a trade of one command
 BANDS_MAX: Final = 12  # price bands of one event
 INT64_MAX: Final = (1 << 63) - 1
 

@@ -20,6 +20,8 @@ The rules M10 to M12 are numbered in ARCHITECTURE.md, "Matching rules". The inva
 tables.py, ladder.py, index.py and window.py.
 """
 
+from typing import Final
+
 import numpy as np
 
 from ringpit.engine.ahead import fingerprint_seen, is_deep, look_ahead, look_first, names_order
@@ -31,6 +33,7 @@ from ringpit.engine.index import MISSING, fingerprint_of
 from ringpit.engine.kernels import kernel, leaf, outlined
 from ringpit.engine.ladder import NIL
 from ringpit.engine.match import match, start_cancel, start_change, start_new
+from ringpit.engine.prefetch import prefetch_for_write
 from ringpit.engine.stops import advance_line
 from ringpit.engine.tables import (
     ASIDE,
@@ -49,6 +52,8 @@ from ringpit.engine.tell import emit, refuse, room, tell_levels
 from ringpit.engine.trade import VISITS_MAX, trade
 from ringpit.engine.walk import cancel_on, expire, go_on_with_events, start_mass_cancel, start_settle
 from ringpit.engine.window import find_key, remember_key
+
+REPORTS_AHEAD: Final = 12  # reports between asking for a slot, which another core has read last, and writing it
 
 
 @leaf
@@ -222,6 +227,7 @@ def process(t, commands, markers, begin_at, end_at, seq, reports, out, out_limit
     if ahead != 0:
         look_first(t, commands, begin_at, end_at, mask)
     while position < end_at and room(t):
+        prefetch_for_write(reports, (t.cells[Cell.OUT] + REPORTS_AHEAD) & (reports.shape[0] - 1))
         if ahead != 0:
             look_ahead(t, commands, position, end_at, mask, deep)
         slot = position & mask

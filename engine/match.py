@@ -36,7 +36,7 @@ from ringpit.engine.book import (
     touch,
     touch_order,
 )
-from ringpit.engine.checks import refusal_of_grid, refusal_of_order, refusal_of_verb
+from ringpit.engine.checks import in_range, refusal_of_grid, refusal_of_order, refusal_of_verb, too_many_slices
 from ringpit.engine.codes import (
     CommandKind,
     EventState,
@@ -101,13 +101,14 @@ def start_new(t, reports, commands, slot, book, fingerprint):
         return refuse(t, reports, commands, slot, Reason.QTY_LIMIT.value)
     outcome = np.int64(commands[slot]["outcome"])
     side = np.int64(commands[slot]["side"]) ^ outcome
-    limit = own_price(t, book, outcome, commands[slot]["price"])
     flags = outcome * ReportFlag.NO.value
     if commands[slot]["flags"] != 0:
         flags |= ReportFlag.NO_PRICE.value
         limit = t.books[book]["low"] if side == Side.SELL.value else t.books[book]["high"]
-    elif not t.books[book]["low"] <= limit <= t.books[book]["high"]:
+    elif not in_range(t, book, commands[slot]["price"]):
         return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE.value)
+    else:
+        limit = own_price(t, book, outcome, commands[slot]["price"])
     order = commands[slot]["order"]
     account = commands[slot]["account"]
     if find_order(t, book, order, fingerprint) != index.MISSING:
@@ -174,13 +175,18 @@ def shrink(t, slot, now_open):
 
 
 @leaf
-def refusal_of_quantity(t, book, kind, quantity, filled):
-    """QTY_INVALID or QTY_LIMIT of an AMEND, REPLACE or REDUCE."""
+def refusal_of_quantity(t, book, kind, quantity, hand):
+    """QTY_INVALID or QTY_LIMIT of an AMEND, REPLACE or REDUCE of an open order."""
+    filled = t.orders[hand]["filled"]
     if quantity < int(kind != CommandKind.AMEND.value):
         return Reason.QTY_INVALID.value
     most = t.books[book]["quantity_max"] - (filled if kind == CommandKind.REPLACE.value else 0)
     if quantity > most and kind != CommandKind.REDUCE.value:
         return Reason.QTY_LIMIT.value
+    if t.orders[hand]["traits"] & Trait.ICEBERG.value:
+        now_open = open_after(kind, quantity, filled, t.orders[hand]["open"])
+        if too_many_slices(now_open, t.details[hand]["display"]):
+            return Reason.QTY_LIMIT.value
     return Reason.NONE.value
 
 
@@ -211,7 +217,7 @@ def start_change(t, reports, commands, slot, book, fingerprint):
     hand = index.slot_at(t.index, position)
     quantity = commands[slot]["quantity"]
     filled = t.orders[hand]["filled"]
-    reason = refusal_of_quantity(t, book, kind, quantity, filled)
+    reason = refusal_of_quantity(t, book, kind, quantity, hand)
     if reason != Reason.NONE.value:
         return refuse(t, reports, commands, slot, reason)
     traits = np.int64(t.orders[hand]["traits"])
@@ -219,9 +225,9 @@ def start_change(t, reports, commands, slot, book, fingerprint):
     price = was_price
     prices = kind != CommandKind.REDUCE.value and commands[slot]["flags"] & Flag.NO_PRICE.value == 0
     if prices:
-        price = own_price(t, book, (traits >> NO_SHIFT) & 1, commands[slot]["price"])
-        if not t.books[book]["low"] <= price <= t.books[book]["high"]:
+        if not in_range(t, book, commands[slot]["price"]):
             return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE.value)
+        price = own_price(t, book, (traits >> NO_SHIFT) & 1, commands[slot]["price"])
         if t.books[book]["checks"] & Check.GRID.value and refusal_of_grid(t, book, price):
             return refuse(t, reports, commands, slot, Reason.PRICE_NOT_ON_TICK.value)
     was_open = t.orders[hand]["open"]

@@ -21,7 +21,7 @@ Fast here because the best is one load away and a quarter of the nodes has links
 from the best of a book of many levels: a step, and perhaps a cache miss, for each link that is followed, about
 2 x log4 of the levels.
 
-Invariant: T5 of tables.py, checked by `validate.check_lists`.
+Invariant: T5 of tables.py, checked by `validate.levels_of_list`.
 """
 
 from typing import Final

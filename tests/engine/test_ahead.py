@@ -97,7 +97,7 @@ def spoilt(records, seed):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name.lower())
 def test_nonsense_does_no_harm(kind):
     """Unknown events and kinds, and the ends of int64 as ids and prices, give what the naive exchange says."""
-    records = spoilt(session(150, seed=9), 9)
+    records = spoilt(session(COMMANDS // 4, seed=9), 9)
     naive, shard, blind = NaiveExchange(LIMITS, market_data=True), Shard(1), Shard(0)
     for part in batches(records, 9):
         leveled = with_levels(part, kind)

@@ -71,9 +71,6 @@ def check_statistics(naive, engine):
     assert {"levels", "nodes", "keys"} == set(counted) - set(expected)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:overflow encountered"
-)  # interpreted, an absurd price of NO wraps as it does compiled
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name.lower())
 def test_a_session_of_everything(kind):
     """Between the batches of a session every question has the naive exchange's answer, and asking changes nothing."""

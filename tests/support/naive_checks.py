@@ -24,6 +24,7 @@ from ringpit.engine.codes import (
 )
 from ringpit.engine.limits import (
     BANDS_MAX,
+    ICEBERG_SLICES_MAX,
     LADDER_LEVELS_MAX,
     MONEY_MAX,
     PAYOUT_TICKS_MAX,
@@ -70,7 +71,9 @@ def refusal(command: Any, extension: Any, events: dict[int, Event], limits: Limi
             return Reason.UNKNOWN_ORDER
         if mine.account != command.account:
             return Reason.NOT_OWNER
-    reason = refusal_of_quantity(command, book.content, mine) or refusal_of_price(command, extension, book)
+    reason = refusal_of_quantity(command, extension, book.content, mine) or refusal_of_price(
+        command, extension, book
+    )
     if reason:
         return reason
     if mine is None or command.kind == CommandKind.NEW:
@@ -137,7 +140,7 @@ def supported_trigger(command: Any, extension: Any) -> bool:
     return bool(extension.trigger == 0 and extension.trail == 0)
 
 
-def refusal_of_quantity(command: Any, content: Content, mine: Order | None) -> Reason:
+def refusal_of_quantity(command: Any, extension: Any, content: Content, mine: Order | None) -> Reason:
     """QTY_INVALID or QTY_LIMIT (M7)."""
     if command.kind == CommandKind.CANCEL:
         return Reason.NONE
@@ -149,7 +152,22 @@ def refusal_of_quantity(command: Any, content: Content, mine: Order | None) -> R
     total = command.quantity
     if command.kind == CommandKind.REPLACE and mine is not None:
         total += mine.filled
-    return Reason.QTY_LIMIT if command.kind in PRICED_KINDS and total > most else Reason.NONE
+    if command.kind in PRICED_KINDS and total > most:
+        return Reason.QTY_LIMIT
+    return Reason.QTY_LIMIT if too_many_slices(command, extension, mine) else Reason.NONE
+
+
+def too_many_slices(command: Any, extension: Any, mine: Order | None) -> bool:
+    """True if an iceberg would have more lots open than it may show, slice by slice."""
+    if command.kind == CommandKind.NEW or mine is None:
+        display, lots = extension.display, command.quantity
+    elif command.kind == CommandKind.REPLACE:
+        display, lots = mine.display, command.quantity
+    elif command.kind == CommandKind.AMEND and command.quantity:
+        display, lots = mine.display, command.quantity - mine.filled
+    else:
+        return False
+    return display > 0 and lots > display * ICEBERG_SLICES_MAX
 
 
 def refusal_of_price(command: Any, extension: Any, book: Event) -> Reason:
