@@ -49,6 +49,7 @@ from ringpit.perf.harness import CannotMeasureError, cores, cores_for, pin
 RING_SLOTS: Final = 1 << 16  # 4 MiB
 BATCH: Final = 256  # commands between two publications of the tail
 ROOM: Final = 1 << 10  # free slots that a batch is not begun without
+LAG: Final = 4_096  # reports that the drainer lets gather: on its heels, its cache would fetch lines that are being written
 DRAIN_BATCH: Final = 512  # reports between two releases of the head
 POLLS_MAX: Final = 1_000_000  # idle polls before a kernel comes back to Python
 START_SECONDS: Final = 120
@@ -128,9 +129,11 @@ def drain_all(words, matcher_cells, cells, kept, run, waiting):
     mask = words.shape[0] // WORDS - 1
     polls = 0
     while polls < POLLS_MAX:
-        ready = ready_for(1, matcher_cells, TAIL, cells, HEAD)
+        ready = ready_for(LAG, matcher_cells, TAIL, cells, HEAD)
         head = cells[HEAD]  # plain: only this process writes it
-        if ready > 0:
+        if ready >= LAG or (
+            ready > 0 and load_acquire(matcher_cells, END) >= 0
+        ):  # pairs with the release in `match_all`
             taken = min(ready, DRAIN_BATCH)
             cells[CHECKSUM] = fold(words, mask, head, taken, cells[CHECKSUM])
             keep(words, mask, head, taken, kept, cells[COUNT])
