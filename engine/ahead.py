@@ -19,13 +19,12 @@ from typing import Final
 import numpy as np
 
 from ringpit.engine import index
-from ringpit.engine.book import find_book
 from ringpit.engine.checks import in_range
 from ringpit.engine.codes import CommandKind
 from ringpit.engine.kernels import leaf, outlined
 from ringpit.engine.ladder import NIL
 from ringpit.engine.limits import require
-from ringpit.engine.prefetch import prefetch
+from ringpit.engine.prefetch import prefetch, prefetch_second_line
 from ringpit.engine.tables import AHEAD_MAX, Cell
 
 BOOK, FINGERPRINT, TARGET = range(3)  # rows of Tables.ahead
@@ -58,6 +57,19 @@ def level_ahead(t, commands, slot, book):
 
 
 @leaf
+def book_ahead(t, event):
+    """The book that the index has first for an event, or NIL, and its lines on their way: it is not looked at yet."""
+    fingerprint = index.fingerprint_of(0, event)
+    position = index.seek(t.event_index, fingerprint, fingerprint)
+    if position == index.MISSING:
+        return np.int64(NIL)
+    book = index.slot_at(t.event_index, position)
+    prefetch(t.books, book)
+    prefetch_second_line(t.books, book)
+    return book
+
+
+@leaf
 def see_key(t, commands, position, mask):
     """First look at a command: its book, its fingerprint, and the line of the index that it will ask."""
     slot = position & mask
@@ -65,12 +77,12 @@ def see_key(t, commands, position, mask):
     t.ahead[BOOK, place] = NIL
     if names_order(commands[slot]["kind"]):
         event = commands[slot]["event"]
+        if t.cells[Cell.AHEAD_BOOK] == NIL or t.cells[Cell.AHEAD_EVENT] != event:
+            t.cells[Cell.AHEAD_EVENT] = event
+            t.cells[Cell.AHEAD_BOOK] = book_ahead(t, event)
         book = t.cells[Cell.AHEAD_BOOK]
-        if t.books[book]["event"] != event:
-            book = find_book(t, event)
-            if book == NIL:
-                return
-            t.cells[Cell.AHEAD_BOOK] = book
+        if book == NIL:
+            return
         fingerprint = index.fingerprint_of(book, commands[slot]["order"])
         t.ahead[BOOK, place] = book
         t.ahead[FINGERPRINT, place] = fingerprint
@@ -148,8 +160,6 @@ def is_deep(t):
 @outlined
 def look_first(t, commands, begin_at, end_at, mask):
     """What `look_ahead` would have seen of the first commands before them."""
-    if t.cells[Cell.AHEAD_BOOK] == NIL:
-        t.cells[Cell.AHEAD_BOOK] = 0
     for position in range(begin_at, min(begin_at + FAR, end_at)):
         see_key(t, commands, position, mask)
     for position in range(begin_at, min(begin_at + MIDDLE, end_at)):

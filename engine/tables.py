@@ -155,7 +155,8 @@ class Cell(IntEnum):
     STAGE = auto()  # where the command in hand stands, see machine.py
     VISITS = auto()  # orders looked at without a report since the caller last had a turn
     BOOK = auto()  # its book
-    AHEAD_BOOK = auto()  # book of the command last looked at before it was due
+    AHEAD_EVENT = auto()  # event of the command last looked at before it was due
+    AHEAD_BOOK = auto()  # and the book that its index entry names, or NIL
     SIDE = auto()  # the order that trades: side of YES
     LIMIT = auto()  # price of YES beyond which it does not trade
     RESTS = auto()  # what becomes of a remainder: see Remainder

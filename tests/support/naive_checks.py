@@ -167,7 +167,7 @@ def too_many_slices(command: Any, extension: Any, mine: Order | None) -> bool:
         display, lots = mine.display, command.quantity - mine.filled
     else:
         return False
-    return display > 0 and lots > display * ICEBERG_SLICES_MAX
+    return bool(display > 0 and lots > display * ICEBERG_SLICES_MAX)
 
 
 def refusal_of_price(command: Any, extension: Any, book: Event) -> Reason:
