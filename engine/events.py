@@ -164,16 +164,23 @@ def limit_asked(t, commands, slot, cell):
 
 @leaf
 def same_bands(t, grid):
-    """True if a row of `grids` (NIL: no bands) is the table that came."""
+    """True if a row of `grids` is the table of bands that came."""
     count = t.cells[Cell.BANDS]
-    if grid == NIL or count == 0:
-        return grid == NIL and count == 0
     if t.grids[grid, 1] != count:
         return False
     for word in range(2 * count):  # noqa: SIM110 - kernels have no generators
         if t.grids[grid, 2 + word] != t.bands[word]:
             return False
     return True
+
+
+@leaf
+def print_of_bands(t):
+    """Fingerprint of the bands that came, 0 without: what is left of them when an event is settled."""
+    mixed = np.int64(0)
+    for word in range(2 * max(t.cells[Cell.BANDS], 0)):
+        mixed = index.fingerprint_of(mixed, t.bands[word])
+    return mixed
 
 
 @outlined
@@ -189,7 +196,7 @@ def same_event(t, commands, slot, book):
         and t.books[book]["kind"] == kind_of(commands, slot)
         and t.books[book]["orders_max"] == limit_asked(t, commands, slot, Cell.ORDERS_MAX)
         and t.books[book]["account_orders_max"] == limit_asked(t, commands, slot, Cell.ACCOUNT_ORDERS_MAX)
-        and same_bands(t, t.books[book]["grid"])
+        and t.books[book]["bands"] == print_of_bands(t)
     )
 
 
@@ -269,6 +276,7 @@ def open_book(t, commands, slot, grid):
     t.books[book]["closes_ns"] = commands[slot]["expires_ns"]
     t.books[book]["tick_units"] = commands[slot]["order"]
     t.books[book]["decimals"] = commands[slot]["account"]
+    t.books[book]["bands"] = print_of_bands(t)
     return book
 
 

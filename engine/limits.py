@@ -17,6 +17,7 @@ LADDER_LEVELS_MAX: Final = 1 << 18  # ticks a ladder can span; wider events have
 PRICE_TICKS_MAX: Final = (1 << 31) - 1  # ticks
 MONEY_MAX: Final = (1 << 62) - 1  # ticks x lots
 ICEBERG_SLICES_MAX: Final = 1_024  # times that an iceberg can show afresh: each is a trade of one command
+ORDERS_MAX: Final = 1 << 22  # open orders of a shard; all of them at one level must add up
 BANDS_MAX: Final = 12  # price bands of one event
 INT64_MAX: Final = (1 << 63) - 1
 
@@ -27,6 +28,7 @@ def require(holds: bool, rule: str) -> None:
         raise RuntimeError(f"limits contradict each other: {rule}")
 
 
+require(QUANTITY_MAX * ORDERS_MAX <= INT64_MAX, "the lots of one level must fit an int64")
 require(LADDER_LEVELS_MAX <= PRICE_TICKS_MAX, "a ladder spans at most the price range")
 
 
@@ -48,7 +50,7 @@ class Limits:
     Raises ValueError naming the limit, the value and the rule.
     """
 
-    events: int = 4_096  # events ever created on the shard; a settled one is remembered
+    events: int = 1 << 14  # events ever created on the shard; a settled one is remembered
     orders: int = 1 << 18  # resting orders, all events together; a power of two
     levels: int = 1 << 20  # price levels, all events together; a power of two
     keys: int = 1 << 16  # frame keys remembered against duplicates; a power of two
@@ -61,7 +63,7 @@ class Limits:
         """Check every ceiling once, here."""
         for name, low, high in (
             ("events", 1, 1 << 24),
-            ("orders", 64, 1 << 28),
+            ("orders", 64, ORDERS_MAX),
             ("levels", 4_096, 1 << 24),
             ("keys", 64, 1 << 26),
             ("nodes", 64, 1 << 24),

@@ -3,7 +3,7 @@ The state machine: one command in, reports out; the same log gives the same repo
 
 A command that makes many reports (a sweep, a settlement) goes on in steps: when the reports have no room
 left, the kernel saves where it stands in `cells` and returns, and the next call goes on with the same
-command. It also returns after VISITS_MAX orders that it only looked at. So one command's work between two returns is bounded, and nothing is ever allocated or dropped.
+command. It also returns after VISITS_MAX orders that it only looked at, between two fills or two stages; what one stage may look at is bounded by the pools alone (ARCHITECTURE.md, "Choices"). Nothing is ever allocated or dropped.
 
     START ──> MATCHING ─────────────────> TELLING ──> DONE   NEW, AMEND, ... : trade, rest or cancel the remainder, tell levels
           ├─> TRADING ──> LINE ──> ASIDE ──> TELLING         the same with anything special in the book (trade.py)

@@ -2,7 +2,7 @@
 Questions about a shard's books, answered between commands. Nothing here changes anything or is ever logged.
 
 Fast: an order is one probe of the index, a depth is one step a level. Slow: the open orders of an account look at every
-order slot that was ever used, a queue position at every order in front; both are kernels and cost nanoseconds each.
+order slot of the pool, a queue position at every order in front; both are kernels and cost nanoseconds each.
 """
 
 from typing import Final

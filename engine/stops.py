@@ -9,7 +9,7 @@ triggered. While in line an order is in no level; its `level` says its side. Nob
 before a command ends.
 
 Fast here because books without stops are never asked. Slow with many trailing stops: a trade at a new extreme moves every one of
-its side, about 100 ns each, and that is the one piece of work that no limit but the pool's bounds.
+its side, about 100 ns each. One that finds no node for its new trigger keeps the old one.
 
 Rule M18 of ARCHITECTURE.md, "Matching rules".
 """

@@ -94,7 +94,12 @@ BOOK: Final = dtype_of(
         ("account_orders_max", "<i8", "most open orders of one account, 0: no limit"),
         ("closes_ns", "<i8", "closing time, or 0"),
         ("tick_units", "<i8", "one tick in units of 10**-decimals"),
-        ("decimals", "<i8", "decimals of a unit"),
+        ("decimals", "<i4", "decimals of a unit"),
+        (
+            "bands",
+            "<i4",
+            "fingerprint of the price bands, 0 without; outlives the grid when the event is settled",
+        ),
     )
 )
 KEY: Final = dtype_of(
@@ -159,7 +164,7 @@ class Cell(IntEnum):
     AHEAD_BOOK = auto()  # and the book that its index entry names, or NIL
     SIDE = auto()  # the order that trades: side of YES
     LIMIT = auto()  # price of YES beyond which it does not trade
-    RESTS = auto()  # what becomes of a remainder: see Remainder
+    RESTS = auto()  # 1: a remainder rests, 0: it is cancelled
     PRICE = auto()  # its price as asked, for the report of a cancelled remainder
     FLAGS = auto()  # and its ReportFlags
     TRAITS = auto()  # bits of Trait
@@ -190,14 +195,6 @@ class Cell(IntEnum):
     BANDS = auto()  # price bands held in `bands`; -1: what came makes no sense
     BANDS_EVENT = auto()
     RUNS_FREE = auto()  # and RUN_BITS_MAX more: first free run of each size, or NIL
-
-
-class Remainder(IntEnum):
-    """What becomes of an order's remainder."""
-
-    CANCELED = 0
-    RESTS = 1
-    WAITS = 2  # all-or-none
 
 
 CELLS: Final = int(Cell.RUNS_FREE) + RUN_BITS_MAX + 1

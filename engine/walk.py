@@ -159,7 +159,7 @@ def expire(t, reports):
     """EXPIRING: cancel the order that is due first (M13), or end."""
     t.cells[Cell.TOUCHED] = 0
     t.cells[Cell.TOLD] = 0
-    if t.cells[Cell.NEXT_EXPIRY] > t.cells[Cell.ENGINE_NS]:
+    if t.cells[Cell.TIMERS] == 0 or t.cells[Cell.NEXT_EXPIRY] > t.cells[Cell.ENGINE_NS]:
         return DONE
     slot = np.int64(t.timers[0])
     t.cells[Cell.BOOK] = t.orders[slot]["book"]

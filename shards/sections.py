@@ -80,7 +80,7 @@ class Exchange(Section, frozen=True):
 class LimitsConfig(Section, frozen=True):
     """Sizes of one shard's pools; bounds are the engine's."""
 
-    events: Annotated[int, Meta(description="events ever created on a shard")] = 4_096
+    events: Annotated[int, Meta(description="events ever created on a shard")] = 1 << 14
     orders: Annotated[int, Meta(description="resting orders, a power of two")] = 1 << 18
     levels: Annotated[int, Meta(description="price levels, a power of two")] = 1 << 20
     keys: Annotated[int, Meta(description="frame keys remembered against duplicates, a power of two")] = 1 << 16
