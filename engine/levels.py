@@ -122,12 +122,6 @@ def first_level(t, book, queue):
 
 
 @leaf
-def best_price_of(t, book, queue):
-    """Price of a list's best level; the caller has seen that there is one."""
-    return t.levels[first_level(t, book, queue)]["price"]
-
-
-@leaf
 def nodes_needed(t, book, queue, price):
     """Nodes that must be free so that an order can be linked at a price of a list: none, a level's, or a head's too."""
     if in_ladder(t, book, queue):

@@ -3,7 +3,7 @@ Matching, the plain path: limit and market orders, cancels and amends where noth
 
 Most commands of most exchanges need no more than this, so it is all inlined into one loop and asks two words of the
 book (`special`, `checks`) whether it may be taken. Everything else is a call: new orders in accept.py, trading in
-trade.py. Both paths say the same things by the same functions; a test drives them against each other.
+trade.py. Both tell what they do by the same functions, and the naive exchange of the tests judges both.
 
 A taker's state lies in `cells`, because a sweep may have to stop when the reports are full, and goes on in the
 next call with the same command (see machine.py). While it sweeps, it is in registers. An order that an amend took out of its level

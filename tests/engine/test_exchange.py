@@ -17,6 +17,7 @@ from ringpit.engine import (
     UnknownEvent,
 )
 from ringpit.engine.codes import LevelKind, Queue, SelfTrade, Trait
+from ringpit.engine.limits import INT64_MAX
 from ringpit.shards.flow import creations, flow, frames
 from ringpit.testing.naive import NaiveExchange
 
@@ -425,3 +426,32 @@ def test_questions_about_orders_of_unknown_events(exchange):
         with pytest.raises(UnknownEvent, match="no event 8"):
             ask(8, 1)
     assert exchange.order_status(7, 99) is None
+
+
+def test_a_settled_event_remembers_its_bands():
+    """What a settled event was is told from its own bands, whatever event has taken their place in the table of bands."""
+    first, second = [(50, 5), (100, 10)], [(20, 2), (100, 4)]
+    exchange = Exchange(Limits(events=4, orders=64, levels=4_096, keys=64, grids=1))
+    exchange.create_event(1, 0, 100, 0, bands=first)
+    exchange.settle(1)
+    exchange.create_event(2, 0, 100, 0, bands=second)
+    again = {
+        reason: exchange.create_event(1, 0, 100, 0, bands=bands)["reason"].tolist()
+        for reason, bands in ((Reason.ALREADY_SETTLED, first), (Reason.EVENT_EXISTS, second))
+    }
+    assert {
+        Reason.ALREADY_SETTLED: [Reason.ALREADY_SETTLED],
+        Reason.EVENT_EXISTS: [Reason.EVENT_EXISTS],
+    } == again
+    assert [Reason.EVENT_EXISTS] == exchange.create_event(1, 0, 100, 0)["reason"].tolist()
+
+
+def test_the_end_of_time_expires_what_is_there_and_ends():
+    """A tick at the last nanosecond that there is cancels what expires, and finds an end when nothing does any more."""
+    exchange = Exchange(Limits(events=4, orders=64, levels=4_096, keys=64))
+    exchange.create_event(1)
+    exchange.order(
+        1, order=1, account=1, side="buy", price=5, quantity=1, time_in_force="gtd", expires_ns=INT64_MAX
+    )
+    assert [Reason.EXPIRED] == exchange.advance(INT64_MAX)["reason"].tolist()
+    assert 0 == len(exchange.advance(INT64_MAX))
