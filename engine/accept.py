@@ -13,12 +13,20 @@ Fast enough: a call. Slow nowhere.
 The rules are M7 and M13 to M21 of ARCHITECTURE.md, "Matching rules".
 """
 
-from typing import Final
-
 import numpy as np
 
 from ringpit.engine import index, timers, trails
-from ringpit.engine.book import SPECIAL, find_order, link_special, new_order, own_price, take_out, touch_order
+from ringpit.engine.book import (
+    DETAILED,
+    SPECIAL,
+    find_order,
+    link_special,
+    new_order,
+    own_price,
+    range_end,
+    take_out,
+    touch_order,
+)
 from ringpit.engine.checks import (
     extension_of,
     is_stop,
@@ -34,22 +42,18 @@ from ringpit.engine.codes import (
     OrderType,
     Queue,
     Reason,
-    ReportFlag,
     ReportKind,
-    Side,
     TimeInForce,
     Trait,
 )
-from ringpit.engine.hand import begin
+from ringpit.engine.hand import begin, begin_open
 from ringpit.engine.kernels import leaf, outlined
 from ringpit.engine.ladder import NIL
-from ringpit.engine.levels import nodes_free, nodes_needed
+from ringpit.engine.levels import lacks_node
 from ringpit.engine.stops import reached, trailed, trigger_order
 from ringpit.engine.tables import LINE, TRADING, Cell
 from ringpit.engine.tell import NO_SHIFT, answer, flags_asked, refuse, tell_amended
 from ringpit.engine.trade import obtainable
-
-NEEDS_DETAILS: Final = SPECIAL | int(Trait.TIMED | Trait.GROUPED)
 
 
 @leaf
@@ -165,7 +169,7 @@ def accept_special(t, reports, commands, slot, book):
     if commands[slot]["flags"] & Flag.NO_PRICE.value == 0:
         limit = own_price(t, book, outcome, commands[slot]["price"])
     else:
-        limit = t.books[book]["high"] if side == Side.BUY.value else t.books[book]["low"]
+        limit = range_end(t, book, side)
     trigger = np.int64(0)
     if traits & Trait.STOP.value:
         trigger = trigger_of(t, commands, slot, book, side, outcome)
@@ -181,7 +185,7 @@ def accept_special(t, reports, commands, slot, book):
     answer(t, reports, commands, slot, ReportKind.ACCEPTED.value, Reason.NONE.value, flags, quantity)
     hand = np.int64(NIL)
     rests = int(commands[slot]["order_type"] == OrderType.LIMIT.value and may_rest(commands, slot))
-    if traits & NEEDS_DETAILS and (rests or traits & Trait.STOP.value):
+    if traits & DETAILED and (rests or traits & Trait.STOP.value):
         hand = open_special(t, commands, slot, book, limit, trigger, traits, fingerprint)
     if traits & Trait.STOP.value:
         if t.books[book]["last"] != NIL and reached(side, trigger, t.books[book]["last"]):
@@ -218,11 +222,10 @@ def replace_special(t, reports, commands, slot, hand, price, now_open):
         reason = refusal_of_post_only(t, book, side, price, account, traits & Trait.SELF_TRADE.value)
         if reason != Reason.NONE.value:
             return refuse(t, reports, commands, slot, reason)
-    if nodes_needed(t, book, queue, place) > nodes_free(t):
+    if lacks_node(t, book, queue, place):
         return refuse(t, reports, commands, slot, Reason.POOL_CAPACITY.value)
     if commands[slot]["flags"] & Flag.NO_PRICE.value == 0:
         t.orders[hand]["traits"] &= ~Trait.NO_PRICE.value
-    filled = t.orders[hand]["filled"]
     tell_amended(t, reports, hand, price, now_open)
     touch_order(t, hand)
     take_out(t, hand)
@@ -231,8 +234,5 @@ def replace_special(t, reports, commands, slot, hand, price, now_open):
         t.details[hand]["price"] = price
         link_special(t, book, queue, place, hand)
         return LINE
-    outcome = (traits >> NO_SHIFT) & 1
-    flags = outcome * ReportFlag.NO.value
-    own = own_price(t, book, outcome, price)
-    begin(t, side, price, 1, own, flags, traits, now_open, filled, t.orders[hand]["id"], account, hand)
+    begin_open(t, book, side, price, 1, hand)
     return TRADING

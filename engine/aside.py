@@ -15,14 +15,13 @@ Rule M19 of ARCHITECTURE.md, "Matching rules".
 
 import numpy as np
 
-from ringpit.engine.book import beyond, own_price, take_out
-from ringpit.engine.codes import Queue, ReportFlag, Trait
-from ringpit.engine.hand import begin
+from ringpit.engine.book import beyond, take_out
+from ringpit.engine.codes import Queue, Trait
+from ringpit.engine.hand import begin_open
 from ringpit.engine.kernels import leaf, outlined
 from ringpit.engine.ladder import NIL
 from ringpit.engine.levels import best_of, first_level, next_level
 from ringpit.engine.tables import TELLING, TRADING, Cell
-from ringpit.engine.tell import NO_SHIFT
 from ringpit.engine.trade import obtainable
 
 
@@ -40,26 +39,7 @@ def meets_anything(t, book, side, limit):
 def take_in_hand(t, book, side, limit, slot):
     """An all-or-none order that can trade whole does."""
     take_out(t, slot)
-    traits = np.int64(t.orders[slot]["traits"])
-    outcome = (traits >> NO_SHIFT) & 1
-    flags = outcome * ReportFlag.NO.value
-    price = own_price(t, book, outcome, limit)
-    quantity = t.orders[slot]["open"]
-    filled = t.orders[slot]["filled"]
-    begin(
-        t,
-        side,
-        limit,
-        0,
-        price,
-        flags,
-        traits,
-        quantity,
-        filled,
-        t.orders[slot]["id"],
-        t.orders[slot]["account"],
-        slot,
-    )
+    begin_open(t, book, side, limit, 0, slot)
     return TRADING
 
 

@@ -24,6 +24,7 @@ from ringpit.engine.tables import Cell, Check
 
 WAITS_ASIDE: Final = int(Trait.STOP | Trait.ALL_OR_NONE)
 SPECIAL: Final = int(Trait.HIDDEN | Trait.ICEBERG | Trait.ALL_OR_NONE | Trait.STOP)
+DETAILED: Final = SPECIAL | int(Trait.TIMED | Trait.GROUPED)  # orders whose details mean something
 
 
 @leaf
@@ -67,6 +68,14 @@ def beyond(side, price, limit):
     if side == Side.BUY.value:
         return price > limit
     return price < limit
+
+
+@leaf
+def range_end(t, book, side):
+    """The last price at which an order of `side` without a price of its own may trade."""
+    if side == Side.BUY.value:
+        return t.books[book]["high"]
+    return t.books[book]["low"]
 
 
 @leaf

@@ -23,7 +23,7 @@ from ringpit.engine.codes import (
 )
 from ringpit.engine.kernels import leaf, outlined
 from ringpit.engine.ladder import NIL
-from ringpit.engine.levels import best_of, next_level, nodes_free, nodes_needed
+from ringpit.engine.levels import best_of, lacks_node, next_level
 from ringpit.engine.limits import ICEBERG_SLICES_MAX, MONEY_MAX, PRICE_TICKS_MAX
 from ringpit.engine.tables import Cell, Check
 
@@ -87,7 +87,7 @@ def refusal_of_order(t, commands, slot, position):
 
 
 @outlined
-def refusal_of_grid(t, book, price):
+def is_off_grid(t, book, price):
     """True if a price in range lies between two steps of the event's bands."""
     grid = t.books[book]["grid"]
     begin = t.books[book]["low"]
@@ -204,7 +204,7 @@ def refusal_of_terms(t, commands, slot, book):
             return Reason.PRICE_OUT_OF_RANGE.value
     if no_price or t.books[book]["checks"] & Check.GRID.value == 0:
         return Reason.NONE.value
-    if refusal_of_grid(t, book, own_price(t, book, outcome, commands[slot]["price"])):
+    if is_off_grid(t, book, own_price(t, book, outcome, commands[slot]["price"])):
         return Reason.PRICE_NOT_ON_TICK.value
     return Reason.NONE.value
 
@@ -236,6 +236,6 @@ def refusal_of_capacity(t, book, account, queue, price):
         accounts.orders_of(t, book, account) >= t.books[book]["account_orders_max"]
     ):
         return Reason.OPEN_ORDER_LIMIT.value
-    if t.cells[Cell.ORDERS_FREE] == NIL or nodes_needed(t, book, queue, price) > nodes_free(t):
+    if t.cells[Cell.ORDERS_FREE] == NIL or lacks_node(t, book, queue, price):
         return Reason.POOL_CAPACITY.value
     return Reason.NONE.value

@@ -13,15 +13,13 @@ from typing import Final
 
 import numpy as np
 
-from ringpit.engine.book import SPECIAL, first_order, next_order, price_of
-from ringpit.engine.codes import EventState, Queue, Side, Trait
+from ringpit.engine.book import DETAILED, first_order, next_order, price_of
+from ringpit.engine.codes import EventState, Queue, Side
 from ringpit.engine.kernels import kernel, leaf
 from ringpit.engine.ladder import NIL
 from ringpit.engine.levels import first_level, next_level
 from ringpit.engine.records import dtype_of
 from ringpit.engine.tables import Cell, Tables
-
-DETAILED: Final = SPECIAL | int(Trait.TIMED | Trait.GROUPED)  # orders whose details mean something
 
 RESTING: Final = dtype_of(
     (

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from ringpit.engine import index, skiplist
-from ringpit.engine.checks import lacks_extension
+from ringpit.engine.checks import extension_of, lacks_extension
 from ringpit.engine.codes import EventState, Flag, LevelKind, Queue, Reason, ReportFlag, ReportKind
 from ringpit.engine.kernels import leaf, outlined
 from ringpit.engine.ladder import NIL
@@ -155,14 +155,6 @@ def kind_of(commands, slot):
 
 
 @leaf
-def limit_asked(t, commands, slot, cell):
-    """A limit of the extension, 0 without one."""
-    if commands[slot]["flags"] & Flag.EXTENDED.value == 0:
-        return np.int64(0)
-    return t.cells[cell]
-
-
-@leaf
 def same_bands(t, grid):
     """True if a row of `grids` is the table of bands that came."""
     count = t.cells[Cell.BANDS]
@@ -194,8 +186,8 @@ def same_event(t, commands, slot, book):
         and t.books[book]["decimals"] == commands[slot]["account"]
         and t.books[book]["closes_ns"] == commands[slot]["expires_ns"]
         and t.books[book]["kind"] == kind_of(commands, slot)
-        and t.books[book]["orders_max"] == limit_asked(t, commands, slot, Cell.ORDERS_MAX)
-        and t.books[book]["account_orders_max"] == limit_asked(t, commands, slot, Cell.ACCOUNT_ORDERS_MAX)
+        and t.books[book]["orders_max"] == extension_of(t, commands, slot, Cell.ORDERS_MAX)
+        and t.books[book]["account_orders_max"] == extension_of(t, commands, slot, Cell.ACCOUNT_ORDERS_MAX)
         and t.books[book]["bands"] == print_of_bands(t)
     )
 
@@ -245,8 +237,8 @@ def open_book(t, commands, slot, grid):
     if kind == LevelKind.SKIP_LIST.value:
         t.lists[book, Queue.BIDS.value] = skiplist.begin_list(t)
         t.lists[book, Queue.ASKS.value] = skiplist.begin_list(t)
-    orders_max = limit_asked(t, commands, slot, Cell.ORDERS_MAX)
-    account_orders_max = limit_asked(t, commands, slot, Cell.ACCOUNT_ORDERS_MAX)
+    orders_max = extension_of(t, commands, slot, Cell.ORDERS_MAX)
+    account_orders_max = extension_of(t, commands, slot, Cell.ACCOUNT_ORDERS_MAX)
     checks = np.int64(0)
     if grid != NIL:
         checks |= Check.GRID.value

@@ -7,10 +7,13 @@ or that needs details keeps its slot in Cell.HAND, and is linked again or closed
 Fast: a dozen stores. Slow nowhere.
 """
 
-from ringpit.engine.book import remove, touch_order
+import numpy as np
+
+from ringpit.engine.book import own_price, remove, touch_order
+from ringpit.engine.codes import ReportFlag
 from ringpit.engine.kernels import leaf
 from ringpit.engine.tables import Cell
-from ringpit.engine.tell import tell_canceled
+from ringpit.engine.tell import NO_SHIFT, tell_canceled
 
 
 @leaf
@@ -27,6 +30,19 @@ def begin(t, side, limit, rests, price, flags, traits, quantity, filled, order, 
     t.cells[Cell.ORDER] = order
     t.cells[Cell.ACCOUNT] = account
     t.cells[Cell.HAND] = hand
+
+
+@leaf
+def begin_open(t, book, side, limit, rests, slot):
+    """Set up an open order that is out of its level: it trades with all its open lots, up to its own limit."""
+    traits = np.int64(t.orders[slot]["traits"])
+    outcome = (traits >> NO_SHIFT) & 1
+    price = own_price(t, book, outcome, limit)
+    flags = outcome * ReportFlag.NO.value
+    quantity = t.orders[slot]["open"]
+    filled = t.orders[slot]["filled"]
+    order = t.orders[slot]["id"]
+    begin(t, side, limit, rests, price, flags, traits, quantity, filled, order, t.orders[slot]["account"], slot)
 
 
 @leaf

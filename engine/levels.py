@@ -137,6 +137,12 @@ def nodes_free(t):
     return t.nodes.shape[0] - t.cells[Cell.NODES_USED]
 
 
+@leaf
+def lacks_node(t, book, queue, price):
+    """True if an order cannot be linked at a price of a list for want of a node."""
+    return nodes_needed(t, book, queue, price) > nodes_free(t)
+
+
 @outlined
 def begin_node(t, book, queue, price):
     """A new, empty level in a skip list; its slot. The caller has seen that nodes are free."""

@@ -31,30 +31,29 @@ from ringpit.engine.book import (
     own_price,
     position_of,
     price_of,
+    range_end,
     remove,
     take_out,
     touch,
     touch_order,
 )
-from ringpit.engine.checks import in_range, refusal_of_grid, refusal_of_order, refusal_of_verb, too_many_slices
+from ringpit.engine.checks import in_range, is_off_grid, refusal_of_order, refusal_of_verb, too_many_slices
 from ringpit.engine.codes import (
     CommandKind,
     EventState,
     Flag,
-    LevelKind,
     OrderType,
     Reason,
     ReportFlag,
     ReportKind,
     SelfTrade,
-    Side,
     TimeInForce,
     Trait,
 )
-from ringpit.engine.hand import begin, cancel_open
+from ringpit.engine.hand import begin, begin_open, cancel_open
 from ringpit.engine.kernels import leaf
 from ringpit.engine.ladder import NIL
-from ringpit.engine.levels import best_of, nodes_free, nodes_needed
+from ringpit.engine.levels import best_of, lacks_node
 from ringpit.engine.tables import DONE, LINE, MATCHING, TELLING, TRADING, Cell, Check
 from ringpit.engine.tell import (
     NO_SHIFT,
@@ -104,7 +103,7 @@ def start_new(t, reports, commands, slot, book, fingerprint):
     flags = outcome * ReportFlag.NO.value
     if commands[slot]["flags"] != 0:
         flags |= ReportFlag.NO_PRICE.value
-        limit = t.books[book]["low"] if side == Side.SELL.value else t.books[book]["high"]
+        limit = range_end(t, book, side)
     elif not in_range(t, book, commands[slot]["price"]):
         return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE.value)
     else:
@@ -141,11 +140,7 @@ def start_new(t, reports, commands, slot, book, fingerprint):
 @leaf
 def lacks_room(t, book, side, price):
     """True if no order slot is free, or no node for a level that has none."""
-    if t.cells[Cell.ORDERS_FREE] == NIL:
-        return True
-    if t.books[book]["kind"] == LevelKind.LADDER.value:
-        return False
-    return nodes_needed(t, book, side, price) > nodes_free(t)
+    return t.cells[Cell.ORDERS_FREE] == NIL or lacks_node(t, book, side, price)
 
 
 @leaf
@@ -228,7 +223,7 @@ def start_change(t, reports, commands, slot, book, fingerprint):
         if not in_range(t, book, commands[slot]["price"]):
             return refuse(t, reports, commands, slot, Reason.PRICE_OUT_OF_RANGE.value)
         price = own_price(t, book, (traits >> NO_SHIFT) & 1, commands[slot]["price"])
-        if t.books[book]["checks"] & Check.GRID.value and refusal_of_grid(t, book, price):
+        if t.books[book]["checks"] & Check.GRID.value and is_off_grid(t, book, price):
             return refuse(t, reports, commands, slot, Reason.PRICE_NOT_ON_TICK.value)
     was_open = t.orders[hand]["open"]
     now_open = open_after(kind, quantity, filled, was_open)
@@ -254,11 +249,7 @@ def requeue(t, reports, commands, slot, hand, price, now_open):
     book = np.int64(t.orders[hand]["book"])
     level = np.int64(t.orders[hand]["level"])
     side = np.int64(t.levels[level]["side"])
-    if (
-        t.books[book]["kind"] != LevelKind.LADDER.value
-        and price != t.levels[level]["price"]
-        and nodes_needed(t, book, side, price) > nodes_free(t)
-    ):
+    if lacks_node(t, book, side, price):
         return refuse(t, reports, commands, slot, Reason.POOL_CAPACITY.value)
     tell_amended(t, reports, hand, price, now_open)
     touch_order(t, hand)
@@ -269,13 +260,7 @@ def requeue(t, reports, commands, slot, hand, price, now_open):
         link_plain(t, book, side, price, hand)
         touch(t, price, side)
         return TELLING
-    traits = np.int64(t.orders[hand]["traits"])
-    outcome = (traits >> NO_SHIFT) & 1
-    own = own_price(t, book, outcome, price)
-    flags = outcome * ReportFlag.NO.value
-    account = t.orders[hand]["account"]
-    filled = t.orders[hand]["filled"]
-    begin(t, side, price, 1, own, flags, traits, now_open, filled, t.orders[hand]["id"], account, hand)
+    begin_open(t, book, side, price, 1, hand)
     return MATCHING if t.books[book]["special"] == 0 else TRADING
 
 

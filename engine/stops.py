@@ -19,12 +19,12 @@ from typing import Final
 import numpy as np
 
 from ringpit.engine import trails
-from ringpit.engine.book import leave, level_for, own_price, queue_up
+from ringpit.engine.book import leave, level_for, own_price, queue_up, range_end
 from ringpit.engine.codes import Queue, Reason, ReportFlag, ReportKind, Side, Trait
 from ringpit.engine.hand import begin
 from ringpit.engine.kernels import leaf, outlined
 from ringpit.engine.ladder import NIL
-from ringpit.engine.levels import end_level, first_level, nodes_free, nodes_needed
+from ringpit.engine.levels import end_level, first_level, lacks_node
 from ringpit.engine.tables import ASIDE, TRADING, Cell
 from ringpit.engine.tell import NO_SHIFT, tell_taker
 
@@ -73,7 +73,7 @@ def move_trails(t, book, side, price):
         nearer = trigger < old if side == Side.BUY.value else trigger > old
         level = np.int64(t.orders[slot]["level"])
         alone = t.levels[level]["head"] == t.levels[level]["tail"]
-        if nearer and (alone or nodes_needed(t, book, queue, trigger) <= nodes_free(t)):
+        if nearer and (alone or not lacks_node(t, book, queue, trigger)):
             leave(t, level, slot)
             if t.levels[level]["head"] == NIL:
                 end_level(t, book, queue, level)
@@ -134,7 +134,7 @@ def trigger_order(t, reports, book, side, slot):
     price = own_price(t, book, outcome, limit)
     no_price = int(traits & Trait.NO_PRICE.value != 0)
     if no_price:
-        limit = t.books[book]["high"] if side == Side.BUY.value else t.books[book]["low"]
+        limit = range_end(t, book, side)
         price = np.int64(0)
     rests = int(traits & Trait.MARKET.value == 0)
     trigger = own_price(t, book, outcome, t.details[slot]["trigger"])

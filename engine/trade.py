@@ -36,7 +36,7 @@ from ringpit.engine.book import (
 from ringpit.engine.codes import Queue, Reason, ReportFlag, ReportKind, SelfTrade, Trait
 from ringpit.engine.kernels import leaf, outlined
 from ringpit.engine.ladder import NIL
-from ringpit.engine.levels import best_of, first_level, next_level, nodes_free, nodes_needed
+from ringpit.engine.levels import best_of, first_level, lacks_node, next_level
 from ringpit.engine.stops import see_trade
 from ringpit.engine.tables import LINE, TRADING, Cell
 from ringpit.engine.tell import room, tell_canceled, tell_fill, tell_order, tell_taker
@@ -61,11 +61,10 @@ def wanted_of_level(t, book, level, want, account, mode):
     else:
         order = np.int64(t.levels[level]["head"])
         while order != NIL and want > 0 and t.orders[order]["shown"] > 0:
-            if mode != SelfTrade.NONE.value and t.orders[order]["account"] == account:
-                if not obtains_own(mode):
-                    return np.int64(-1)
-            else:
+            if t.orders[order]["account"] != account:
                 want -= t.orders[order]["shown"]
+            elif not obtains_own(mode):
+                return np.int64(-1)
             order = np.int64(t.orders[order]["next"])
     order = np.int64(t.levels[level]["head"])
     while order != NIL and want > 0:  # what icebergs keep back comes before what is hidden
@@ -261,12 +260,6 @@ def trade(t, reports):
             return LINE
         return end_order(t, reports, Reason.POOL_CAPACITY.value)
     return end_order(t, reports, Reason.IOC_REMAINDER.value)
-
-
-@leaf
-def lacks_node(t, book, queue, price):
-    """True if an order cannot be linked at a price of a list for want of a node."""
-    return nodes_needed(t, book, queue, price) > nodes_free(t)
 
 
 @outlined
