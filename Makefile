@@ -85,13 +85,14 @@ brokers-status: ## say whether they run and where
 
 ##@ Test
 
-# Each step runs whatever the others said; the whole suite comes last, so its summary is the last thing printed.
+# Each step runs whatever the others said; what a failed one said last is printed again at the very end.
 .PHONY: test
 test: setup ## everything: lint, types, interpreted, bounds-checked, then all tests with the real brokers
-	@failed=; \
+	@mkdir -p build; failed=; \
 	for step in lint types test-py test-bounds test-brokers; do \
-	  echo "== $$step"; $(MAKE) $$step || failed="$$failed $$step"; \
+	  echo "== $$step"; $(MAKE) $$step 2>&1 | tee build/$$step.log || failed="$$failed $$step"; \
 	done; \
+	for step in $$failed; do echo "== the end of $$step, which failed"; tail -n 80 build/$$step.log; done; \
 	[ -z "$$failed" ] || { echo "make test failed in:$$failed" >&2; exit 1; }
 
 .PHONY: test-brokers

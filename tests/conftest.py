@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from ringpit.engine.cache import use_cache_of_these_sources
 from ringpit.testing.brokers import Brokers, BrokersMissing, kafka_bootstrap, rabbitmq_url
@@ -26,15 +26,16 @@ HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")  
 INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 EXAMPLES_INTERPRETED = 25  # an interpreted kernel is a hundred times slower
 
-settings.register_profile("compiled", deadline=None)  # the first call compiles
-settings.register_profile(
-    "interpreted", deadline=None, max_examples=EXAMPLES_INTERPRETED, stateful_step_count=25
-)
+# No deadline, and no complaint that making examples is slow: the first call compiles, and the machine may be busy.
+UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("compiled", **UNTIMED)
+settings.register_profile("interpreted", **UNTIMED, max_examples=EXAMPLES_INTERPRETED, stateful_step_count=25)
 settings.load_profile("interpreted" if INTERPRETED else "compiled")
 
 
 def pytest_addoption(parser):
-    """Offer --soak, which runs the long tests and nothing else."""
+    """Offer --soak, which runs the long tests and nothing else, and --seed, for a simulation that failed."""
+    parser.addoption("--seed", type=int, help="the one seed that tests/simulation runs")
     parser.addoption("--soak", action="store_true", help="run the tests marked soak, and only those")
 
 
