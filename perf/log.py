@@ -6,7 +6,8 @@ Moves   frames of 100 commands, cut into batches and appended as the journal thr
 Tells   records per second until the last is durable; this process's processor time for a record; the time of
         one frame from cut to durable; records per second of replay, to a function that does nothing.
 Beside  the bare way to the same place with equal bytes and as many pieces in flight: write and fdatasync, or
-        Kafka's client with the same settings.
+        Kafka's client with the same settings. Both in turns of some milliseconds, so that a busy machine slows
+        both alike; before the first, each has moved something, so that no code is loaded within the clock.
 Checks  the replayed checksum is the written one, and the same in every repeat.
 Needs   a disk folder, or a real Kafka (`make brokers`) for --log kafka.
 """
@@ -41,6 +42,7 @@ GENERATION: Final = 1
 FRAME_COMMANDS: Final = 100
 FRAME_RECORDS: Final = FRAME_COMMANDS + 1
 TABLE_FRAMES: Final = 80  # about one full batch
+TURNS: Final = 8
 WAIT_SECONDS: Final = 0.1
 
 
@@ -113,21 +115,26 @@ def bare_client(settings: KafkaSettings) -> Callable[[bytes, int], None]:
 
 
 @contextmanager
-def kafka_topics(count: int) -> Iterator[list[KafkaSettings]]:
+def kafka_topics(count: int, *, transactional: bool) -> Iterator[list[KafkaSettings]]:
     """Settings for topics of this run alone, deleted at the end: ten repeats would leave a gigabyte."""
     names = [f"ringpit-perf-{uuid.uuid4().hex}" for _ in range(count)]
     bootstrap = kafka_bootstrap()
-    yield [KafkaSettings(bootstrap_servers=bootstrap, topic=name, shards=1) for name in names]
+    yield [
+        KafkaSettings(bootstrap_servers=bootstrap, topic=name, shards=1, transactional=transactional)
+        for name in names
+    ]
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for deleted in admin.delete_topics(names).values():
         deleted.result()
 
 
 @contextmanager
-def places(kind: str, parent: Path | None) -> Iterator[tuple[Callable[[], Log], Callable[[bytes, int], None]]]:
+def places(
+    kind: str, parent: Path | None, *, transactional: bool
+) -> Iterator[tuple[Callable[[], Log], Callable[[bytes, int], None]]]:
     """How to open the log, and the bare way beside it; both are gone at the end."""
     if kind == "kafka":
-        with kafka_topics(2) as (settings, beside):
+        with kafka_topics(2, transactional=transactional) as (settings, beside):
             KafkaLog(beside, SHARD).close()  # makes the topic
             yield lambda: KafkaLog(settings, SHARD), bare_client(beside)
     elif kind == "memory":
@@ -142,6 +149,7 @@ def places(kind: str, parent: Path | None) -> Iterator[tuple[Callable[[], Log], 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Which log, and how much."""
     parser.add_argument("--log", choices=("segments", "kafka", "memory"), default="segments", help="where to")
+    parser.add_argument("--transactional", action="store_true", help="with a fence, for --log kafka")
     parser.add_argument("--folder", type=Path, help="folder for segment files (a temporary one)")
     parser.add_argument("--records", type=positive, default=1_000_000, help="markers and commands appended")
     parser.add_argument("--frames", type=positive, default=200, help="frames appended one by one")
@@ -154,16 +162,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options=add_options,
 )
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
-    """Append, wait, read again; then move equal bytes the bare way."""
+    """Append and move equal bytes the bare way, in turns; then frames one by one; then read it all again."""
     frames = table_of_frames()
-    record_count = max(1, arguments.records // FRAME_RECORDS) * FRAME_RECORDS
-    with places(arguments.log, arguments.folder) as (open_log, move_bare):
+    turn_records = max(1, arguments.records // FRAME_RECORDS // TURNS) * FRAME_RECORDS
+    turn_bytes = turn_records * RECORD_BYTES
+    pieces = max(1, turn_bytes // arguments.batch_bytes)
+    piece = os.urandom(turn_bytes // pieces)
+    append_ns = append_cpu_ns = bare_ns = 0
+    with places(arguments.log, arguments.folder, transactional=arguments.transactional) as (
+        open_log,
+        move_bare,
+    ):
         log = open_log()
-        state = recovered(log)
-        writer = BatchWriter(state, batch_bytes_max=arguments.batch_bytes)
-        start_ns, start_cpu_ns = time.perf_counter_ns(), time.process_time_ns()
-        append_all(log, writer, frames, record_count)
-        append_ns, append_cpu_ns = time.perf_counter_ns() - start_ns, time.process_time_ns() - start_cpu_ns
+        writer = BatchWriter(recovered(log), batch_bytes_max=arguments.batch_bytes)
+        append_all(log, writer, frames, turn_records)
+        move_bare(piece, pieces)
+        for _ in range(TURNS):
+            start_ns, start_cpu_ns = time.perf_counter_ns(), time.process_time_ns()
+            append_all(log, writer, frames, turn_records)
+            append_ns += time.perf_counter_ns() - start_ns
+            append_cpu_ns += time.process_time_ns() - start_cpu_ns
+            start_ns = time.perf_counter_ns()
+            move_bare(piece, pieces)
+            bare_ns += time.perf_counter_ns() - start_ns
         latencies_us = frame_latencies_us(log, writer, frames, arguments.frames)
         log.close()
 
@@ -172,18 +193,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         state = recovered(log)
         replay_ns = time.perf_counter_ns() - start_ns
         log.close()
-
-        bytes_moved = record_count * RECORD_BYTES
-        pieces = max(1, bytes_moved // arguments.batch_bytes)
-        piece = os.urandom(bytes_moved // pieces)
-        start_ns = time.perf_counter_ns()
-        move_bare(piece, pieces)
-        bare_ns = time.perf_counter_ns() - start_ns
+    record_count = TURNS * turn_records
+    append_mb_per_s = record_count * RECORD_BYTES * 1e3 / append_ns
+    bare_mb_per_s = TURNS * len(piece) * pieces * 1e3 / bare_ns
     return {
         "append_records_per_s": record_count * 1e9 / append_ns,
         "append_cpu_ns_per_record": append_cpu_ns / record_count,
-        "append_mb_per_s": bytes_moved * 1e3 / append_ns,
-        "bare_mb_per_s": len(piece) * pieces * 1e3 / bare_ns,
+        "append_mb_per_s": append_mb_per_s,
+        "bare_mb_per_s": bare_mb_per_s,
+        "append_percent_of_bare": 100 * append_mb_per_s / bare_mb_per_s,
         "frame_to_durable_us_p50": float(latencies_us[len(latencies_us) // 2]),
         "frame_to_durable_us_p99": float(latencies_us[len(latencies_us) * 99 // 100]),
         "open_and_replay_records_per_s": state.record_count * 1e9 / replay_ns,

@@ -1,5 +1,5 @@
 """
-A log in Kafka: one topic, one partition for a shard, one idempotent producer.
+A log in Kafka: one topic, one partition for a shard, one idempotent producer; and a view that only reads.
 
 The producer is made inside the process that uses it and writes its own partition only (librdkafka's
 threads do not survive a fork, and an epoch bump for one partition was seen to double records in another).
@@ -12,6 +12,10 @@ Kafka's idempotence is not trusted alone: the reader rule drops what comes twice
 What an acknowledgement means is the topic's business: `describe` reads it from the broker. One replica
 acknowledges from the page cache unless flush.messages is 1; three replicas with two in sync is the
 production setting.
+
+With `transactional` the producer has an id that all owners of the shard share (transactions.py), and the brokers
+refuse all but the last one: an owner on another host that was only paused then ends with Fenced. Offsets
+have holes there, because a commit takes one: nothing here counts on offset + 1 being a record.
 
 Slow here: the first delivery of an idempotent producer takes 0.05 to 1 s (it must get an id first), so a
 start does. Reading gives about 400 MB/s.
@@ -26,22 +30,48 @@ Invariants:
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
-from ringpit.wal.errors import BatchDamaged, LogFailed, LogGap, LogUnavailable
+from ringpit.wal.errors import (
+    BatchDamaged,
+    Fenced,
+    LogFailed,
+    LogGap,
+    LogMissing,
+    LogNotEmpty,
+    LogUnavailable,
+)
 from ringpit.wal.log import PENDING_BYTES_MAX, Entry
+from ringpit.wal.transactions import TRANSACTIONAL, LongTransaction, transactional_id
 
 RECORD_BYTES_CEILING: Final = 1_000_000  # the client's limit; the broker's default is 1,048,588
 CLOSE_TIMEOUT_SECONDS: Final = 5.0
+FATAL_SECONDS: Final = 2.0  # for the reason of a fatal error
 POLL_SECONDS: Final = 0.1
 MILLISECOND: Final = 0.001
 INVALID_ARGUMENT: Final = KafkaError._INVALID_ARG  # noqa: SLF001  the client's only name for it
 PARTITION_END: Final = KafkaError._PARTITION_EOF  # noqa: SLF001  likewise
+FATAL: Final = KafkaError._FATAL  # noqa: SLF001  likewise
+FENCED: Final = (
+    KafkaError._FENCED,  # noqa: SLF001  likewise
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+)
 
 PRODUCER: Final[Mapping[str, Any]] = {
     "acks": "all",
@@ -66,7 +96,9 @@ TOPIC: Final[Mapping[str, str]] = {
     "retention.bytes": "-1",
     "message.timestamp.type": "CreateTime",
 }
-OWN: Final = frozenset({"bootstrap.servers", *PRODUCER, *CONSUMER}) - {"fetch.wait.max.ms"}
+OWN: Final = frozenset(
+    {"bootstrap.servers", "transactional.id", *PRODUCER, *TRANSACTIONAL, *CONSUMER} - {"fetch.wait.max.ms"}
+)
 
 _log = logging.getLogger("ringpit.kafka")
 _log.addHandler(logging.NullHandler())  # librdkafka's lines go where the process sends its log, or nowhere
@@ -86,6 +118,7 @@ class KafkaSettings:
     shards: int  # partitions at least
     replication_factor: int = 1
     flush_messages: int | None = None  # flush.messages of a new topic; 1 makes one replica's ack mean disk
+    transactional: bool = False  # the brokers refuse a former owner of a shard
     connect_timeout_seconds: float = 10.0
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # K3
 
@@ -111,64 +144,48 @@ class KafkaSettings:
         return {"bootstrap.servers": self.bootstrap_servers, **settings, **self.settings, "logger": _log}
 
 
-class KafkaLog:
+class KafkaView:
     """
-    One shard's partition.
+    One shard's partition, for reading: makes no topic and no producer.
 
-    Attributes: `cluster_id`; `bytes_total`.
+    Attributes: `cluster_id`; `topic_id`; `bytes_total`, what was read and appended through this object.
     """
 
     def __init__(self, settings: KafkaSettings, shard: int) -> None:
         """
-        Connect, and make the topic if it is missing.
+        Connect.
 
-        Raises LogUnavailable naming the servers if no broker answers within connect_timeout_seconds, ValueError
-        if the topic or a setting does not fit.
+        Raises LogUnavailable naming the servers if no broker answers within connect_timeout_seconds, or if there is
+        no such topic; ValueError if the topic or a setting does not fit.
         """
         self.settings = settings
         self.shard = shard
         self.bytes_total = 0
         self._counted_offset = 0  # everything below is in bytes_total
-        self._pending_bytes = 0
-        self._pending_count = 0
-        self._durable_count = 0
-        self._failure: LogFailed | None = None
         self._trouble = ""
-        self._pid = os.getpid()
         self._where = f"topic {settings.topic!r}, partition {shard}"
         try:
-            self._durability = _ensure_topic(settings)
-            self._producer = Producer({**settings.client(PRODUCER), "error_cb": self._on_error})
-            self.cluster_id = self._producer.cluster_id(settings.connect_timeout_seconds)
+            self._connect()
         except KafkaException as error:
             if isinstance(error.args[0], KafkaError) and error.args[0].code() == INVALID_ARGUMENT:
                 reason = settings.redacted(_reason(error))
                 raise ValueError(f"kafka.settings: librdkafka refuses them ({reason}); correct them") from None
             raise self._unavailable(error) from None  # the cause may repeat a setting's value
 
-    def append(self, batch: bytes) -> None:
-        """Hand a batch to the client; waits only while PENDING_BYTES_MAX are unacknowledged."""
-        if os.getpid() != self._pid:
-            raise RuntimeError(
-                "a Kafka log must be opened in the process that uses it; this one came through a fork"
+    def _connect(self) -> None:
+        """Learn what the topic is."""
+        admin = AdminClient(self.settings.client({}))
+        if not _replicas(admin, self.settings):
+            raise LogMissing(
+                f"there is no topic {self.settings.topic!r} at {self.settings.bootstrap_servers}; name the right one "
+                f"in kafka.topic, or start the exchange once"
             )
-        while self._pending_bytes >= PENDING_BYTES_MAX and self._failure is None:
-            self._producer.poll(POLL_SECONDS)
-        self._require_sound()
-        try:
-            self._producer.produce(
-                self.settings.topic, value=batch, partition=self.shard, on_delivery=self._on_delivery
-            )
-        except (KafkaException, BufferError) as error:
-            raise self._fail(_reason(error)) from None
-        self._pending_bytes += len(batch)
-        self._pending_count += 1
+        self._learn(admin)
 
-    def poll(self, timeout_seconds: float = 0.0) -> int:
-        """How many appended batches the brokers have acknowledged."""
-        self._producer.poll(_whole_milliseconds(timeout_seconds) if self._pending_count else 0)
-        self._require_sound()
-        return self._durable_count
+    def _learn(self, admin: AdminClient) -> None:
+        """Check the topic and keep what it is."""
+        self._durability = _durability(admin, self.settings)
+        self.cluster_id, self.topic_id = _identity(admin, self.settings)
 
     def read(self, position: int = 0) -> Iterator[Entry]:
         """Every record from an offset to the end of the partition as it is now."""
@@ -196,9 +213,52 @@ class KafkaLog:
         finally:
             consumer.close()
 
+    def newest(self, count: int) -> list[Entry]:
+        """The last records; looks further back each time that what lies there is no record of ours."""
+        counted = self._counted_offset, self.bytes_total
+        consumer = Consumer(self.settings.client(CONSUMER))
+        try:
+            low, high = self._watermarks(consumer)
+        except KafkaException as error:
+            raise self._unavailable(error) from None
+        finally:
+            consumer.close()
+        found: list[Entry] = []
+        reach = count
+        while len(found) < count and high - reach // 4 > low:
+            found = list(self.read(max(high - reach, low)))
+            reach *= 4
+        self._counted_offset, self.bytes_total = counted  # a look ahead does not count as read
+        return found[-count:]
+
+    def beginning(self) -> int:
+        """The partition's low watermark: 0, or where a trim has cut it."""
+        consumer = Consumer(self.settings.client(CONSUMER))
+        try:
+            return self._watermarks(consumer)[0]
+        except KafkaException as error:
+            raise self._unavailable(error) from None
+        finally:
+            consumer.close()
+
+    def trim(self, position: int) -> None:
+        """Let the brokers delete the records below an offset; files of theirs go whole, and later."""
+        admin = AdminClient(self.settings.client({}))
+        partition = TopicPartition(self.settings.topic, self.shard, position)
+        timeout_seconds = self.settings.connect_timeout_seconds
+        try:
+            [answer] = admin.delete_records([partition], request_timeout=timeout_seconds).values()
+            answer.result()
+        except KafkaException as error:
+            raise self._unavailable(error) from None
+
     def locate(self, position: int) -> str:
         """Topic, partition and offset."""
         return f"{self._where}, offset {position}"
+
+    def identity(self) -> str:
+        """Cluster and topic id: a topic that is made again under the same name has another."""
+        return f"{self.cluster_id}/{self.topic_id}"
 
     def describe(self) -> str:
         """Where the log is and what the topic's settings make of an acknowledgement."""
@@ -208,47 +268,7 @@ class KafkaLog:
         )
 
     def close(self) -> None:
-        """Wait a little for what is pending, then give it up: it may or may not be in the log."""
-        if os.getpid() != self._pid:
-            return
-        if self._producer.flush(CLOSE_TIMEOUT_SECONDS if self._failure is None else 0):
-            self._producer.purge()
-            self._producer.flush(1)
-
-    # -- callbacks: run inside poll and flush, K1
-
-    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        """Count in order; one partition of an idempotent producer answers in the order of produce."""
-        size = len(message)
-        self._pending_bytes -= size
-        self._pending_count -= 1
-        if error is not None:
-            self._fail(error.str())
-        elif self._failure is None:
-            self._durable_count += 1
-            self._count(message.offset(), size)
-
-    def _on_error(self, error: KafkaError) -> None:
-        """Fatal is for good; anything else the client repairs by itself, and is kept to explain a time-out."""
-        self._trouble = error.str()
-        if error.fatal():
-            self._fail(error.str())
-
-    # -- the rest
-
-    def _fail(self, reason: str) -> LogFailed:
-        """K2: keep the first failure."""
-        if self._failure is None:
-            self._failure = LogFailed(
-                f"Kafka refused a batch for {self._where} ({reason}); this process must stop: the next one recovers "
-                f"from what the log holds"
-            )
-        return self._failure
-
-    def _require_sound(self) -> None:
-        """L2: a failure is for good."""
-        if self._failure is not None:
-            raise self._failure
+        """Nothing is held."""
 
     def _count(self, offset: int, size: int) -> None:
         """Count a record once, whether it was read or appended."""
@@ -267,14 +287,20 @@ class KafkaLog:
     def _seek(self, consumer: Consumer, position: int) -> int:
         """Assign the partition from an offset and return its end; a trimmed or a lost log is refused before."""
         partition = TopicPartition(self.settings.topic, self.shard, position)
-        low, high = consumer.get_watermark_offsets(partition, self.settings.connect_timeout_seconds)
+        low, high = self._watermarks(consumer)
         if not low <= position <= high:
             reason = (
                 "the numbers are offsets; the partition was trimmed or lost records, or is another cluster's"
             )
             raise LogGap(self.shard, position, low if position < low else high, self._where, reason)
         consumer.assign([partition])
-        return int(high)
+        return high
+
+    def _watermarks(self, consumer: Consumer) -> tuple[int, int]:
+        """Offsets of the first record and behind the last one."""
+        partition = TopicPartition(self.settings.topic, self.shard)
+        low, high = consumer.get_watermark_offsets(partition, self.settings.connect_timeout_seconds)
+        return int(low), int(high)
 
     def _unavailable(self, cause: object) -> LogUnavailable:
         """The sentence for a Kafka that does not answer."""
@@ -286,9 +312,245 @@ class KafkaLog:
         )
 
 
+class KafkaLog(KafkaView):
+    """One shard's partition, open for appending."""
+
+    def __init__(self, settings: KafkaSettings, shard: int) -> None:
+        """
+        Connect, make the topic if it is missing, and fence the former owner if the settings are transactional.
+
+        Raises LogUnavailable naming the servers if no broker answers within connect_timeout_seconds, ValueError
+        if the topic or a setting does not fit.
+        """
+        self._pending_bytes = 0
+        self._pending_count = 0
+        self._durable_count = 0
+        self._durable_end = 0
+        self._failure: LogFailed | Fenced | None = None
+        self._unexplained = False  # a delivery failed because of a fatal error that was not raised yet
+        self._transaction: LongTransaction | None = None
+        self._waiting: deque[bytes] = deque()  # appended while a commit was under way
+        self._pid = os.getpid()
+        self._transactional_id = transactional_id(settings.topic, shard)
+        super().__init__(settings, shard)
+
+    def _connect(self) -> None:
+        """Make the topic if it is missing, and the producer."""
+        admin = AdminClient(self.settings.client({}))
+        _ensure_topic(admin, self.settings)
+        self._learn(admin)
+        own = dict(PRODUCER)
+        if self.settings.transactional:
+            own |= {**TRANSACTIONAL, "transactional.id": self._transactional_id}
+        self._producer = Producer({**self.settings.client(own), "error_cb": self._on_error})
+        if self.settings.transactional:
+            self._transaction = LongTransaction(self._producer, self.settings.connect_timeout_seconds)
+
+    def describe(self) -> str:
+        """Where the log is, what an acknowledgement means, and who may write."""
+        fence = (
+            f"; a former owner is refused, transactional.id {self._transactional_id!r}"
+            if self._transaction
+            else ""
+        )
+        return super().describe() + fence
+
+    @property
+    def durable_end(self) -> int:
+        """Offset behind the last batch of this owner that was acknowledged."""
+        return self._durable_end
+
+    def append(self, batch: bytes) -> None:
+        """Hand a batch to the client; waits only while PENDING_BYTES_MAX are unacknowledged."""
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                "a Kafka log must be opened in the process that uses it; this one came through a fork"
+            )
+        while self._pending_bytes >= PENDING_BYTES_MAX and self._failure is None:
+            self._serve(POLL_SECONDS)
+        self._require_sound()
+        self._pending_bytes += len(batch)
+        self._pending_count += 1
+        self._waiting.append(batch)
+        self._send()
+        self._require_sound()
+
+    def poll(self, timeout_seconds: float = 0.0) -> int:
+        """How many appended batches the brokers have acknowledged; also commits when it is time to."""
+        self._serve(_whole_milliseconds(timeout_seconds) if self._pending_count else 0)
+        self._require_sound()
+        return self._durable_count
+
+    def _serve(self, timeout_seconds: float) -> None:
+        """Let the client call back, then commit and send what waits for that."""
+        with self._failing():
+            self._producer.poll(timeout_seconds)
+            if self._transaction is not None:
+                self._transaction.advance()
+        self._send()
+
+    def _send(self) -> None:
+        """Hand the client what it takes now."""
+        with self._failing():
+            while self._waiting and (self._transaction is None or self._transaction.may_send()):
+                batch = self._waiting.popleft()
+                self._producer.produce(
+                    self.settings.topic, value=batch, partition=self.shard, on_delivery=self._on_delivery
+                )
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """
+        K2: whatever the client raises is the end of this life.
+
+        A fatal error is raised by whichever call serves callbacks next, and runs on into our callbacks, where it
+        becomes the cause of a SystemError. Other calls only say that there is one.
+        """
+        try:
+            yield
+        except (KafkaException, BufferError, SystemError) as error:
+            if _code(error) == FATAL:
+                self._learn_the_fatal_error()
+            self._fail(error.__cause__ if isinstance(error, SystemError) else error)
+
+    def _learn_the_fatal_error(self) -> None:
+        """Serve callbacks until the client raises what is wrong: it is on its way."""
+        deadline = time.monotonic() + FATAL_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                self._producer.poll(POLL_SECONDS)
+            except (KafkaException, SystemError) as error:
+                self._fail(error.__cause__ if isinstance(error, SystemError) else error)
+                return
+
+    def close(self) -> None:
+        """Wait a little for what is pending, then give it up: it may or may not be in the log."""
+        if os.getpid() != self._pid:
+            return
+        deadline = time.monotonic() + CLOSE_TIMEOUT_SECONDS
+        while self._pending_count and self._failure is None and time.monotonic() < deadline:
+            self._serve(POLL_SECONDS)
+        with self._failing():
+            if self._transaction is not None and self._failure is None:
+                self._transaction.commit(CLOSE_TIMEOUT_SECONDS)
+        with self._failing():
+            self._producer.purge()
+            self._producer.flush(1)
+
+    # -- callbacks: run inside poll and flush, K1
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        """Count in order; one partition of an idempotent producer answers in the order of produce."""
+        size = len(message)
+        self._pending_bytes -= size
+        self._pending_count -= 1
+        if error is not None:
+            self._unexplained |= error.code() == FATAL
+            self._fail(error)
+        elif self._failure is None:
+            self._durable_count += 1
+            self._durable_end = message.offset() + 1
+            self._count(message.offset(), size)
+
+    def _on_error(self, error: KafkaError) -> None:
+        """Fatal is for good; anything else the client repairs by itself, and is kept to explain a time-out."""
+        self._trouble = error.str()
+        if error.fatal():
+            self._fail(error)
+
+    # -- the rest
+
+    def _fail(self, cause: object) -> None:
+        """K2: keep the first failure; but that another instance has the shard explains whatever else went wrong."""
+        fenced = self._transaction is not None and _code(cause) in FENCED
+        if isinstance(self._failure, Fenced) or (self._failure is not None and not fenced):
+            return
+        reason = self.settings.redacted(_reason(cause))
+        if fenced:
+            self._failure = Fenced(
+                f"another instance owns shard {self.shard} now: Kafka refuses this one's producer, transactional.id "
+                f"{self._transactional_id!r} ({reason}). Nothing that was called durable is lost; let the other one "
+                f"run, or stop it before this one is started again: one supervisor for a topic"
+            )
+        else:
+            self._failure = LogFailed(
+                f"Kafka refused a batch for {self._where} ({reason}); this process must stop: the next one recovers "
+                f"from what the log holds"
+            )
+
+    def _require_sound(self) -> None:
+        """L2: a failure is for good."""
+        if self._unexplained:
+            self._unexplained = False
+            self._learn_the_fatal_error()
+        if self._failure is not None:
+            raise self._failure
+
+
+def partitions_of(settings: KafkaSettings) -> int:
+    """How many partitions the topic has; 0: there is no such topic. Raises LogUnavailable."""
+    try:
+        return len(_replicas(AdminClient(settings.client({})), settings))
+    except KafkaException as error:
+        raise LogUnavailable(
+            f"the log's Kafka at {settings.bootstrap_servers} does not answer ({settings.redacted(_reason(error))}); start it, "
+            f"or correct kafka.bootstrap and kafka.settings"
+        ) from None  # the cause may repeat a setting's value
+
+
+def remove_empty_topic(settings: KafkaSettings) -> bool:
+    """
+    Remove a topic into which nothing was ever written, and wait until it is gone; False if there is none.
+
+    Raises LogNotEmpty if it holds records or has held some, LogUnavailable if the brokers do not do it in time.
+    """
+    try:
+        return _remove_empty_topic(settings)
+    except KafkaException as error:
+        raise LogUnavailable(
+            f"the log's Kafka at {settings.bootstrap_servers} did not remove topic {settings.topic!r} "
+            f"({settings.redacted(_reason(error))}); start it, or remove the topic by hand"
+        ) from None  # the cause may repeat a setting's value
+
+
+def _remove_empty_topic(settings: KafkaSettings) -> bool:
+    """The same, with the client's own exceptions."""
+    timeout_seconds = settings.connect_timeout_seconds
+    admin = AdminClient(settings.client({}))
+    partitions = len(_replicas(admin, settings))
+    if not partitions:
+        return False
+    consumer = Consumer(settings.client(CONSUMER))
+    try:
+        for number in range(partitions):
+            _, high = consumer.get_watermark_offsets(TopicPartition(settings.topic, number), timeout_seconds)
+            if high:
+                raise LogNotEmpty(
+                    f"topic {settings.topic!r} must be empty to be removed, partition {number} has had {high} records: "
+                    f"somebody has used it; copy or remove it by hand"
+                )
+    finally:
+        consumer.close()
+    [answer] = admin.delete_topics([settings.topic], request_timeout=timeout_seconds).values()
+    answer.result()
+    deadline = time.monotonic() + timeout_seconds
+    while _replicas(admin, settings):
+        if time.monotonic() > deadline:
+            raise KafkaException("it is still there")
+        time.sleep(POLL_SECONDS)
+    return True
+
+
 def _whole_milliseconds(timeout_seconds: float) -> float:
     """The client cuts time-outs to milliseconds, and what is below one would not wait at all."""
     return max(timeout_seconds, MILLISECOND) if timeout_seconds > 0 else 0.0
+
+
+def _code(cause: object) -> int | None:
+    """The client's number for what went wrong."""
+    if isinstance(cause, KafkaException):
+        cause = cause.args[0]
+    return cause.code() if isinstance(cause, KafkaError) else None
 
 
 def _reason(cause: object) -> str:
@@ -298,9 +560,8 @@ def _reason(cause: object) -> str:
     return cause.str() if isinstance(cause, KafkaError) else str(cause)
 
 
-def _ensure_topic(settings: KafkaSettings) -> str:
-    """Make the topic if it is missing, refuse it if it has not one partition a shard, and say what its acks mean."""
-    admin = AdminClient(settings.client({}))
+def _ensure_topic(admin: AdminClient, settings: KafkaSettings) -> None:
+    """Make the topic if it is missing, and wait until each partition has a leader."""
     deadline = time.monotonic() + settings.connect_timeout_seconds
     replicas = _replicas(admin, settings)
     if not replicas:
@@ -310,6 +571,11 @@ def _ensure_topic(settings: KafkaSettings) -> str:
             raise KafkaException(f"topic {settings.topic!r} has partitions without a leader")
         time.sleep(POLL_SECONDS)
         replicas = _replicas(admin, settings)
+
+
+def _durability(admin: AdminClient, settings: KafkaSettings) -> str:
+    """What an acknowledgement of the topic means; refuses a topic that does not fit the shards or loses commands."""
+    replicas = _replicas(admin, settings)
     if len(replicas) != settings.shards:
         raise ValueError(
             f"topic {settings.topic!r} must have a partition for each of the {settings.shards} shards and no other, has "
@@ -326,6 +592,14 @@ def _ensure_topic(settings: KafkaSettings) -> str:
     in_sync = facts["min.insync.replicas"].value
     where = "on disk" if facts["flush.messages"].value == "1" else "in the page cache"
     return f"acknowledged by all in-sync replicas ({min(replicas)} replicas, at least {in_sync} in sync), {where} of each"
+
+
+def _identity(admin: AdminClient, settings: KafkaSettings) -> tuple[str, str]:
+    """Cluster id and topic id."""
+    cluster = admin.list_topics(settings.topic, timeout=settings.connect_timeout_seconds).cluster_id
+    topics = TopicCollection([settings.topic])
+    [answer] = admin.describe_topics(topics, request_timeout=settings.connect_timeout_seconds).values()
+    return str(cluster), str(answer.result().topic_id)
 
 
 def _replicas(admin: AdminClient, settings: KafkaSettings) -> list[int]:

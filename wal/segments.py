@@ -1,17 +1,14 @@
 """
 A log of segment files: one folder for a shard, one file for an epoch, group fsync. The embedded default.
 
-    log/shard-0000/lock
-                   epoch-000001.log      | length | batch | length | batch | ...
-                   epoch-000002.log
-
 append() only queues. One thread owns the file: it takes everything that is queued, writes it and syncs once, so
 that however long a sync takes (2 ms are common), all batches that came meanwhile share the next. A claim
-begins a new file, and so an owner never writes into a file that another one has left.
+begins a new file, and so an owner never writes into a file that another one has left. The files themselves,
+and how they are read, are segment_files.py.
 
 What a crash leaves: the end of the newest file may be torn. Opening cuts it and says how much (torn_bytes);
-nothing of it was ever called durable. Damage that has a whole batch behind it is not a torn end but lost
-history, and fatal. A damaged last batch cannot be told from a torn one: it is cut, and reported.
+nothing of it was ever called durable. Damage before batches that were written after a sync of it is not a torn end
+but lost history, and fatal. A damaged last batch cannot be told from a torn one: it is cut, and reported.
 
 Slow here: opening reads and checks the newest file once before recovery reads everything.
 
@@ -22,70 +19,184 @@ Invariants:
     S3  a file's name is durable before anything in it is called durable
 """
 
-import contextlib
 import errno
 import fcntl
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ringpit.engine.limits import FRAME_SLOTS_MAX
-from ringpit.engine.records import RECORD_BYTES
-from ringpit.wal.batch import HEADER_BYTES, MAGIC, claimed_epoch, decode
-from ringpit.wal.errors import BatchDamaged, LogFailed, LogFull, LogGap, LogUnavailable
+from ringpit.wal.batch import claimed_epoch
+from ringpit.wal.errors import LogFailed, LogFull, LogMissing, LogUnavailable
 from ringpit.wal.log import PENDING_BYTES_MAX, Entry
+from ringpit.wal.segment_files import (
+    FRAME_BYTES,
+    OFFSET_BITS,
+    SegmentFiles,
+    entry_at,
+    epoch_of,
+    frame,
+    split,
+    sync_folder,
+    synced_end,
+    synced_facts,
+    whole_batches,
+)
 
-LENGTH_BYTES: Final = 8  # little-endian, before each batch
-BATCH_BYTES_CEILING: Final = 64 << 20  # a length above this is damage, not a batch
-OFFSET_BITS: Final = 40  # position = epoch << 40 | byte in the file
-READ_BUFFER_BYTES: Final = 1 << 20
+LOCK_POLL_SECONDS: Final = 0.001
+FACTS_SECONDS: Final = 1.0  # a log that rests so long makes `synced` durable
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-assert HEADER_BYTES + FRAME_SLOTS_MAX * RECORD_BYTES < BATCH_BYTES_CEILING
+
+class SegmentView:
+    """
+    One shard's segment files, for reading: takes no lock, cuts nothing, and may run beside a live writer.
+
+    What it reads at the end may not be durable yet. Attributes: `torn_bytes`, what lay behind the end of the last
+    read in the newest file: a batch that is being written, or one that a crash has torn.
+    """
+
+    def __init__(self, folder: Path, shard: int) -> None:
+        """Raises LogUnavailable if there is no folder for the shard."""
+        self.torn_bytes = 0
+        self._synced = (0, 0)  # epoch and byte that had been synced when the last read began
+        self._reached: tuple[int, int] | None = None  # where the last read came to the end
+        self._files = SegmentFiles(folder, shard)
+        self.folder = self._files.folder
+        if not self.folder.is_dir():
+            raise LogMissing(
+                f"there is no log of shard {shard}: {self.folder} must be its folder; name the right log.folder, or "
+                f"start the exchange once"
+            )
+
+    def read(self, position: int = 0) -> Iterator[Entry]:
+        """Every batch from a position to where the newest file, as it is now, stops being whole."""
+        from_epoch, from_offset = split(position)
+        self._synced, self._reached = (
+            synced_end(self.folder) or (0, 0),
+            None,
+        )  # first: a writer goes on meanwhile
+        ends = self._files.sizes(from_epoch)
+        self.torn_bytes = 0
+        self._files.require_there(position, ends)
+        if not ends:
+            self._reached = (0, 0)
+            return
+        yield from self._files.read(position, ends[:-1]) if len(ends) > 1 else ()
+        path, end = ends[-1]
+        epoch = epoch_of(path)
+        whole = from_offset if epoch == from_epoch else 0
+        for offset, batch in whole_batches(path, whole, end):
+            entry = entry_at(epoch, offset, batch)
+            whole = split(entry.following)[1]
+            yield entry
+        self.torn_bytes = end - whole
+        self._reached = epoch, whole
+
+    def newest(self, count: int) -> list[Entry]:
+        """The last batches that are whole; the newest file is read once to know its end."""
+        ends = self._files.sizes(0)
+        if ends:
+            path, end = ends[-1]
+            whole = [offset + FRAME_BYTES + len(batch) for offset, batch in whole_batches(path, 0, end)]
+            ends[-1] = path, whole[-1] if whole else 0
+        return self._files.newest(count, ends)
+
+    def lost_end(self) -> str:
+        """Why the end that `read` has just come to cannot be the log's: it was synced beyond; empty: nothing says so."""
+        if self._reached is None or self._reached >= self._synced:
+            return ""
+        (epoch, offset), (last, whole) = self._synced, self._reached
+        return (
+            f"{self._files.path(epoch)} was synced up to byte {offset}, and the log ends before, in {self._files.path(last)} "
+            f"at byte {whole}: what is missing was acknowledged"
+        )
+
+    def beginning(self) -> int:
+        """0, or the position of the oldest file if files before it were trimmed."""
+        return self._files.beginning()
+
+    def trim(self, position: int) -> None:
+        """Remove the files of epochs before the position's; whoever writes has the newest, which stays."""
+        self._files.trim(position, sync=True)
+
+    def locate(self, position: int) -> str:
+        """The file, and the byte in it."""
+        return self._files.locate(position)
+
+    def identity(self) -> str:
+        """What `identity` in the folder says."""
+        return self._files.identity()
+
+    def describe(self) -> str:
+        """Where the files are."""
+        return f"log in {self.folder}, read only: what its writer calls durable is in it"
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class SegmentLog:
     """
     One shard's log in `folder`/shard-NNNN.
 
-    Attributes: `torn_bytes`, what opening cut off the end; `sync_count`, syncs of data since open.
+    Attributes: `torn_bytes`, what opening cut off the end; `lost_end`, a sentence if more than that is missing which had been synced; `sync_count`, syncs of data since open.
     """
 
-    def __init__(self, folder: Path, shard: int, *, fsync: bool = True) -> None:
+    def __init__(
+        self, folder: Path, shard: int, *, fsync: bool = True, lock_timeout_seconds: float = 0.0
+    ) -> None:
         """
         Open for reading and appending, and cut a torn end.
 
         With fsync=False "durable" means that the kernel has the bytes: that survives the death of the process,
-        not that of the machine. Raises LogUnavailable if the folder cannot be used or another process writes it,
-        BatchDamaged if the newest file is damaged before its end.
+        not that of the machine. A successor waits up to lock_timeout_seconds for an owner that is just dying. Raises
+        LogUnavailable if the folder cannot be used or another process writes it, BatchDamaged if the newest file is
+        damaged before its end.
         """
-        self.folder = Path(folder) / f"shard-{shard:04}"
+        self._files = SegmentFiles(folder, shard)
+        self.folder = self._files.folder
         self.shard = shard
         self.torn_bytes = 0
+        self.lost_end = ""
         self.sync_count = 0
         self._fsync = fsync
         self._changed = threading.Condition()
         self._queue: deque[bytes] = deque()
         self._pending_bytes = 0
         self._durable_count = 0
+        self._durable_end = 0
         self._polled_count = 0
         self._failure: LogFailed | None = None
         self._closing = False
         self._file = -1
         self._file_epoch = 0
         self._file_bytes = 0
-        self._lock = self._acquire_folder()
+        self._synced_bytes = 0  # of the file
+        self._facts = -1  # of `synced`
+        self._facts_synced = True
+        self._lock = self._acquire_folder(time.monotonic() + lock_timeout_seconds)
         try:
+            self._sign_folder()
             self._cut_torn_end()
-            self.bytes_total = sum(path.stat().st_size for path in self._paths())
+            self.bytes_total = sum(path.stat().st_size for path in self._files.paths())
+        except OSError as error:
+            os.close(self._lock)
+            raise self._failed(error, self.folder) from error
         except BaseException:
             os.close(self._lock)
             raise
         self._thread = threading.Thread(target=self._write_until_closed, name=f"log-{shard}", daemon=True)
         self._thread.start()
+
+    @property
+    def durable_end(self) -> int:
+        """Position behind the last batch of this owner that is synced."""
+        with self._changed:
+            return self._durable_end
 
     def append(self, batch: bytes) -> None:
         """Queue a batch. The first one after opening must be a claim: it names the file."""
@@ -111,24 +222,34 @@ class SegmentLog:
 
     def read(self, position: int = 0) -> Iterator[Entry]:
         """Every batch from a position to the end of what is written now, file after file."""
-        from_epoch, from_offset = position >> OFFSET_BITS, position & ((1 << OFFSET_BITS) - 1)
+        from_epoch, _ = split(position)
         with self._changed:
-            ends = [(path, self._end_of(path)) for path in self._paths() if _epoch_of(path) >= from_epoch]
-        if from_offset and (not ends or _epoch_of(ends[0][0]) != from_epoch or ends[0][1] < from_offset):
-            found = ends[0][1] if ends else 0
-            raise LogGap(
-                self.shard, from_offset, found, self.locate(position), "the numbers are bytes of the file"
-            )
-        for path, end in ends:
-            epoch = _epoch_of(path)
-            start = from_offset if epoch == from_epoch else 0
-            for offset, batch in _batches(path, start, end):
-                here = epoch << OFFSET_BITS | offset
-                yield Entry(here, here + LENGTH_BYTES + len(batch), batch)
+            ends = [(path, self._end_of(path)) for path in self._files.paths() if epoch_of(path) >= from_epoch]
+        return self._files.read(position, ends)
+
+    def newest(self, count: int) -> list[Entry]:
+        """The last batches of what is written now."""
+        with self._changed:
+            ends = [(path, self._end_of(path)) for path in self._files.paths()]
+        return self._files.newest(count, ends)
+
+    def beginning(self) -> int:
+        """0, or the position of the oldest file if files before it were trimmed."""
+        return self._files.beginning()
+
+    def trim(self, position: int) -> None:
+        """Remove the files of epochs before the position's."""
+        removed_bytes = self._files.trim(position, sync=self._fsync)
+        with self._changed:
+            self.bytes_total -= removed_bytes
 
     def locate(self, position: int) -> str:
         """The file, and the byte in it."""
-        return f"{self._path(position >> OFFSET_BITS)} at byte {position & ((1 << OFFSET_BITS) - 1)}"
+        return self._files.locate(position)
+
+    def identity(self) -> str:
+        """What `identity` in the folder says."""
+        return self._files.identity()
 
     def describe(self) -> str:
         """Where the files are and whether they are synced."""
@@ -143,12 +264,10 @@ class SegmentLog:
             self._changed.notify_all()
         self._thread.join()
         self._failure = self._failure or LogFailed(f"the log in {self.folder} is closed; open it again")
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        for descriptor in (self._file, self._facts, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._file = self._facts = self._lock = -1
 
     def _has_news(self) -> bool:
         """True if there is nothing to wait for: more is durable than polled, nothing is pending, or it failed."""
@@ -162,25 +281,32 @@ class SegmentLog:
     # -- the writer's thread: owns _file and writes _file_bytes
 
     def _write_until_closed(self) -> None:
-        """Take all that is queued, write it, sync once, tell; until closed and empty, or failed."""
+        """Take all that is queued, write it, sync once, tell; when there is nothing, sync `synced`; until closed or failed."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closing)
+                rest_seconds = None if self._facts_synced else FACTS_SECONDS
+                self._changed.wait_for(lambda: self._queue or self._closing, rest_seconds)
                 group = list(self._queue)
                 self._queue.clear()
-            if not group:
-                return
+                closing = self._closing
             try:
-                self._write(group)
+                if group:
+                    self._write(group)
+                else:
+                    self._sync_facts()
             except OSError as error:
                 with self._changed:
-                    self._failure = self._failed(error)
+                    self._failure = self._failed(error, self._files.path(self._file_epoch))
                     self._changed.notify_all()
                 return
             with self._changed:
                 self._durable_count += len(group)
+                if self._durable_count:
+                    self._durable_end = self._file_epoch << OFFSET_BITS | self._file_bytes
                 self._pending_bytes -= sum(map(len, group))
                 self._changed.notify_all()
+            if closing and not group:
+                return
 
     def _write(self, group: list[bytes]) -> None:
         """Write the batches of a group and sync the file; a claim first syncs and leaves the old one."""
@@ -189,39 +315,53 @@ class SegmentLog:
             if epoch:
                 self._sync()
                 self._begin_file(epoch)
-            _write_whole(self._file, len(batch).to_bytes(LENGTH_BYTES, "little"), batch)
+            _write_whole(self._file, frame(len(batch), self._file_bytes - self._synced_bytes), batch)
             with self._changed:
-                self._file_bytes += LENGTH_BYTES + len(batch)
-                self.bytes_total += LENGTH_BYTES + len(batch)
+                self._file_bytes += FRAME_BYTES + len(batch)
+                self.bytes_total += FRAME_BYTES + len(batch)
         self._sync()
 
     def _begin_file(self, epoch: int) -> None:
         """S3. A file that exists already is another owner's, and the open fails."""
         if self._file >= 0:
             os.close(self._file)
-        self._file = os.open(self._path(epoch), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        self._file = os.open(self._files.path(epoch), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         with self._changed:
             self._file_epoch, self._file_bytes = epoch, 0
+        self._synced_bytes = 0
+        if self._facts < 0:
+            self._facts = os.open(self.folder / "synced", os.O_WRONLY | os.O_CREAT, 0o644)
+        self._tell_facts()
         self._sync_folder(self.folder)
 
     def _sync(self) -> None:
         """Make what was written to the file durable."""
-        if self._file >= 0 and self._fsync:
+        if self._file < 0:
+            return
+        if self._fsync:
             os.fdatasync(self._file)
             self.sync_count += 1
+        self._synced_bytes = self._file_bytes
+        self._tell_facts()
+
+    def _tell_facts(self) -> None:
+        """Write down how far the file is synced: never more than is true (S5)."""
+        os.pwrite(self._facts, synced_facts(self._file_epoch, self._synced_bytes), 0)
+        self._facts_synced = False
+
+    def _sync_facts(self) -> None:
+        """Make that durable too, when there is nothing else to do."""
+        if not self._facts_synced and self._fsync:
+            os.fdatasync(self._facts)
+        self._facts_synced = True
 
     def _sync_folder(self, folder: Path) -> None:
         """Make the names in a folder durable."""
         if self._fsync:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_folder(folder)
 
-    def _failed(self, error: OSError) -> LogFailed:
-        """The sentence for an append that failed."""
-        path = self._path(self._file_epoch)
+    def _failed(self, error: OSError, path: Path) -> LogFailed:
+        """The sentence for writing that failed."""
         if error.errno in _NO_ROOM:
             return LogFull(
                 f"no room for the log in {path} ({error.strerror}); free disk space or move log.folder, then start "
@@ -233,7 +373,7 @@ class SegmentLog:
 
     # -- opening
 
-    def _acquire_folder(self) -> int:
+    def _acquire_folder(self, deadline: float) -> int:
         """S1: make the folder, lock it, and return the lock's descriptor."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -244,50 +384,59 @@ class SegmentLog:
                 f"log.folder cannot be used: {self.folder} ({error.strerror}); name a folder that this user may write"
             ) from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take_lock(lock, deadline)
         except OSError as error:
             owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
             os.close(lock)
             raise LogUnavailable(
                 f"{self.folder} is being written by another process (pid {owner}); stop it, or name another log.folder"
             ) from error
-        os.ftruncate(lock, 0)
-        os.write(lock, f"{os.getpid()}\n".encode())
         return lock
+
+    def _sign_folder(self) -> None:
+        """Say who has the lock, and give the log its name if it has none."""
+        os.ftruncate(self._lock, 0)
+        os.write(self._lock, f"{os.getpid()}\n".encode())
+        self._files.make_identity(sync=self._fsync)
+
+    def _take_lock(self, lock: int, deadline: float) -> None:
+        """Take the lock before the deadline, or raise: the kernel gives it back when its owner has ended, and tells nobody."""
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(LOCK_POLL_SECONDS)
 
     def _cut_torn_end(self) -> None:
         """S2. An empty newest file goes altogether: its epoch was never claimed."""
-        paths = self._paths()
+        paths = self._files.paths()
         if not paths:
             return
         path = paths[-1]
         size = path.stat().st_size
-        whole = _whole_bytes(path, size)
-        if whole < size:
-            self.torn_bytes = size - whole
-            with path.open("r+b") as file:
-                file.truncate(whole)
+        whole = 0
+        synced = synced_end(self.folder)
+        for offset, batch in whole_batches(path, 0, size):
+            whole = offset + FRAME_BYTES + len(batch)
+        self.torn_bytes = size - whole
+        if synced is not None and synced > (epoch_of(path), whole):
+            self.lost_end = (
+                f"{self._files.path(synced[0])} was synced up to byte {synced[1]}, and the log ends before, in {path} at byte "
+                f"{whole}: what is missing may have been acknowledged"
+            )
+        with path.open("r+b") as file:
+            file.truncate(whole)
+            if self._fsync or self.torn_bytes:  # its owner may have died between writing and syncing
                 os.fsync(file.fileno())
         if whole == 0:
             path.unlink()
             self._sync_folder(self.folder)
 
-    def _paths(self) -> list[Path]:
-        """The files of this shard, oldest epoch first."""
-        return sorted(self.folder.glob("epoch-*.log"), key=_epoch_of)
-
-    def _path(self, epoch: int) -> Path:
-        """Where an epoch's file is."""
-        return self.folder / f"epoch-{epoch:06}.log"
-
     def _end_of(self, path: Path) -> int:
         """Bytes of whole batches in a file: of the one being written, what is written whole."""
-        return self._file_bytes if _epoch_of(path) == self._file_epoch else path.stat().st_size
-
-
-def _epoch_of(path: Path) -> int:
-    """epoch-000012.log -> 12"""
-    return int(path.stem.removeprefix("epoch-"))
+        return self._file_bytes if epoch_of(path) == self._file_epoch else path.stat().st_size
 
 
 def _write_whole(descriptor: int, *buffers: bytes) -> None:
@@ -297,49 +446,3 @@ def _write_whole(descriptor: int, *buffers: bytes) -> None:
     rest = memoryview(b"".join(buffers))[written:] if missing else memoryview(b"")
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-
-
-def _batches(path: Path, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Offsets and batches of a file between two offsets; BatchDamaged where a length makes no sense."""
-    with path.open("rb", buffering=READ_BUFFER_BYTES) as file:
-        file.seek(start)
-        offset = start
-        while offset < end:
-            length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-            behind = offset + LENGTH_BYTES + length
-            if not HEADER_BYTES <= length <= BATCH_BYTES_CEILING or behind > end:
-                raise BatchDamaged(
-                    f"{path} at byte {offset}: a batch of {length} bytes does not fit the file's {end} bytes"
-                )
-            yield offset, file.read(length)
-            offset = behind
-
-
-def _whole_bytes(path: Path, size: int) -> int:
-    """How much of a file is whole; raises BatchDamaged if a whole batch lies behind the first damage."""
-    whole = 0
-    try:
-        for offset, batch in _batches(path, 0, size):
-            decode(batch, f"{path} at byte {offset}")
-            whole = offset + LENGTH_BYTES + len(batch)
-    except BatchDamaged as damage:
-        behind = _batch_behind(path, whole + 1)
-        if behind is not None:
-            raise BatchDamaged(
-                f"{damage}, and a whole batch follows at byte {behind}: restore the file from a copy before starting"
-            ) from damage
-    return whole
-
-
-def _batch_behind(path: Path, start: int) -> int | None:
-    """Where the first whole batch at or behind an offset lies, whatever is before it."""
-    rest = path.read_bytes()[start:]
-    magic = MAGIC.to_bytes(4, "little")
-    at = rest.find(magic, LENGTH_BYTES)
-    while at >= 0:
-        length = int.from_bytes(rest[at - LENGTH_BYTES : at], "little")
-        with contextlib.suppress(BatchDamaged):
-            decode(rest[at : at + length], str(path))
-            return start + at - LENGTH_BYTES
-        at = rest.find(magic, at + 1)
-    return None

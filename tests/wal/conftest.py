@@ -57,6 +57,7 @@ def state_of(**changes):
         "next_seq": 1,
         "checksum": 0,
         "confirmed_seq": 0,
+        "skip_count": 0,
         "positions": (0,) * ROUTERS_MAX,
         "batch_count": 1,
         "record_count": 0,

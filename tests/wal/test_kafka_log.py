@@ -8,7 +8,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from ringpit.wal.errors import BatchDamaged, LogFailed, LogGap, LogUnavailable
-from ringpit.wal.kafka import RECORD_BYTES_CEILING, KafkaLog, KafkaSettings
+from ringpit.wal.kafka import RECORD_BYTES_CEILING, KafkaLog, KafkaSettings, KafkaView
 
 NOBODY = "127.0.0.1:1"  # a port on which nothing listens
 
@@ -122,6 +122,30 @@ def test_trimmed_log_is_a_gap(fresh, make):
 
 
 @pytest.mark.brokers
+def test_view_of_a_missing_topic_is_a_sentence(fresh):
+    """A view makes no topic: it names the one that is missing."""
+    settings = fresh()
+    with pytest.raises(LogUnavailable, match=rf"there is no topic '{settings.topic}' at .*name the right one"):
+        KafkaView(settings, 0)
+    assert settings.topic not in admin_of(settings).list_topics(timeout=30).topics
+
+
+@pytest.mark.brokers
+def test_topic_made_again_is_another_log(fresh):
+    """The identity tells a topic from another one of the same name."""
+    settings = fresh()
+    first = KafkaLog(settings, 0)
+    admin = admin_of(settings)
+    [deleted] = admin.delete_topics([settings.topic]).values()
+    deleted.result(30)
+    second = KafkaLog(settings, 0)
+    assert first.cluster_id == second.cluster_id
+    assert first.identity() != second.identity()
+    first.close()
+    second.close()
+
+
+@pytest.mark.brokers
 def test_record_without_a_batch_is_damage(fresh):
     """Somebody else's empty record in the partition is refused with its offset."""
     log = KafkaLog(fresh(), 0)
@@ -150,9 +174,10 @@ def test_batch_that_kafka_refuses_fails_the_log_for_good(fresh, make):
 
 
 @pytest.mark.brokers
-def test_broker_that_goes_away_and_comes_back(fresh, make, brokers):
+@pytest.mark.parametrize("transactional", [False, True])
+def test_broker_that_goes_away_and_comes_back(fresh, make, brokers, transactional):
     """While Kafka is away batches stay pending; when it is back they become durable, each once and in order."""
-    log = KafkaLog(fresh(flush_messages=1), 0)
+    log = KafkaLog(fresh(flush_messages=1, transactional=transactional), 0)
     batches = [make.claim(1), *(make.batch(make.frames(2), first_seq=1 + 3 * index) for index in range(30))]
     for batch in batches[:10]:
         log.append(batch)

@@ -5,38 +5,72 @@ import uuid
 
 import pytest
 
-from ringpit.wal.kafka import KafkaLog, KafkaSettings
+from ringpit.wal.errors import LogGap
+from ringpit.wal.kafka import KafkaLog, KafkaSettings, KafkaView
 from ringpit.wal.memory import MemoryLog
 from ringpit.wal.reader import recover
-from ringpit.wal.segments import SegmentLog
+from ringpit.wal.segments import SegmentLog, SegmentView
 from ringpit.wal.writer import BatchWriter
 
 
-@pytest.fixture(params=["memory", "segments", pytest.param("kafka", marks=pytest.mark.brokers)])
-def reopen(request, make, tmp_path):
-    """A function that closes the log, if it is open, and opens it again over what it held."""
+class Place:
+    """Where a log lives: opens it, looks at it, and lets go of everything at the end."""
+
+    def __init__(self, log_factory, view_factory):
+        """Nothing is open yet."""
+        self.log_factory = log_factory
+        self.view_factory = view_factory
+        self.opened = []
+
+    def reopen(self):
+        """Close the log, if it is open, and open it again over what it held."""
+        self.close()
+        self.opened.append(self.log_factory())
+        return self.opened[-1]
+
+    def view(self):
+        """Look at what the log holds."""
+        return self.view_factory()
+
+    def close(self):
+        """Let the log go."""
+        while self.opened:
+            self.opened.pop().close()
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        "segments",
+        *(pytest.param(kind, marks=pytest.mark.brokers) for kind in ("kafka", "transactional")),
+    ]
+)
+def place(request, make, tmp_path):
+    """A log of each kind, not open yet."""
     if request.param == "memory":
-        factory = functools.partial(MemoryLog, [])
+        factories = [functools.partial(MemoryLog, [])] * 2
     elif request.param == "segments":
-        factory = functools.partial(SegmentLog, tmp_path, make.shard)
+        factories = [functools.partial(each, tmp_path, make.shard) for each in (SegmentLog, SegmentView)]
     else:
         bootstrap = request.getfixturevalue("kafka_bootstrap")
         topic = f"ringpit-contract-{uuid.uuid4().hex}"
         settings = KafkaSettings(
-            bootstrap_servers=bootstrap, topic=topic, shards=make.shard + 1, flush_messages=1
+            bootstrap_servers=bootstrap,
+            topic=topic,
+            shards=make.shard + 1,
+            flush_messages=1,
+            transactional=request.param == "transactional",
         )
-        factory = functools.partial(KafkaLog, settings, make.shard)
-    opened = []
+        factories = [functools.partial(each, settings, make.shard) for each in (KafkaLog, KafkaView)]
+    place = Place(*factories)
+    yield place
+    place.close()
 
-    def again():
-        while opened:
-            opened.pop().close()
-        opened.append(factory())
-        return opened[-1]
 
-    yield again
-    while opened:
-        opened.pop().close()
+@pytest.fixture
+def reopen(place):
+    """A function that closes the log, if it is open, and opens it again over what it held."""
+    return place.reopen
 
 
 def batches_in(log, position=0):
@@ -86,6 +120,27 @@ def test_reading_goes_on_where_it_stopped(reopen, make):
     assert [make.batch(make.frames(1), epoch=2)] == batches_in(log, entries[-1].following)
 
 
+def test_the_newest_batches_are_found_without_reading_all(place, make):
+    """The last batches, oldest first, across owners; as many as there are, for who appends and who looks on alike."""
+    log = place.reopen()
+    log.append(make.claim(1))
+    log.append(make.batch(make.frames(2)))
+    make.wait_durable(log, 2)
+    log = place.reopen()
+    assert [make.batch(make.frames(2))] == [entry.batch for entry in log.newest(1)]
+    log.append(make.claim(2))
+    make.wait_durable(log, 1)
+    entries = list(log.read())
+    for count in (1, 2, 3, 9):
+        assert entries[-count:] == log.newest(count)
+        assert entries[-count:] == place.view().newest(count)
+
+
+def test_an_empty_log_has_no_newest_batch(reopen):
+    """There is nothing to look at."""
+    assert [] == reopen().newest(1)
+
+
 def test_start_write_stop_start_again(reopen, make):
     """Three lives of a shard: each finds all that the lives before it made durable, and the numbers go on."""
     written, confirmed = [], 0
@@ -131,3 +186,82 @@ def recover_on(log, make, nonce, already):
     """Recover over a log to which this process has appended before."""
     make.wait_durable(log, already)
     return recover(log, make.shard, make.generation, nonce, lambda *_: None)
+
+
+def test_view_reads_beside_the_writer(place, make):
+    """A view gives the same entries as the log, also those that come while it is open, and names the same log."""
+    log = place.reopen()
+    log.append(make.claim(1))
+    make.wait_durable(log, 1)
+    view = place.view()
+    assert list(log.read()) == list(view.read())
+    log.append(make.batch(make.frames(2)))
+    make.wait_durable(log, 2)
+    entries = list(log.read())
+    assert entries == list(view.read())
+    assert entries[1:] == list(view.read(entries[1].position))
+    assert [] == list(view.read(entries[1].following))
+    assert (log.identity(), log.beginning()) == (view.identity(), view.beginning())
+    assert log.locate(entries[1].position) == view.locate(entries[1].position)
+    assert view.describe()
+    view.close()
+
+
+def test_identity_is_kept_for_life(place):
+    """Every opener of a log finds the same name."""
+    name = place.reopen().identity()
+    assert name
+    assert name == place.reopen().identity()
+
+
+def test_durable_end_is_where_ours_ends(place, make):
+    """durable_end is 0 until the claim is durable, then behind the newest durable batch of this owner."""
+    log = place.reopen()
+    assert 0 == log.durable_end
+    for count, batch in enumerate([make.claim(1), make.batch(make.frames(2)), make.batch(make.frames(3))], 1):
+        log.append(batch)
+        make.wait_durable(log, count)
+        assert list(log.read())[-1].following == log.durable_end
+    log = place.reopen()
+    assert 0 == log.durable_end
+    log.append(make.claim(2, prior_epoch=1))
+    make.wait_durable(log, 1)
+    assert list(log.read())[-1].following == log.durable_end
+
+
+def test_trimmed_log_begins_later(place, make):
+    """Trimming forgets what is below a position and nothing else: that can be read on, the beginning is a gap."""
+    for epoch in (1, 2, 3):
+        log = place.reopen()
+        log.append(make.claim(epoch, prior_epoch=epoch - 1))
+        log.append(make.batch(make.frames(epoch), epoch=epoch))
+        make.wait_durable(log, 2)
+    entries = list(log.read())
+    assert (6, 0) == (len(entries), log.beginning())
+    log.trim(entries[0].position)
+    assert entries == list(log.read())
+    log.trim(entries[4].position)
+    log.append(make.batch(make.frames(9), epoch=3))
+    make.wait_durable(log, 3)
+    for each in (log, place.view(), place.reopen(), place.view()):
+        assert entries[2].position < each.beginning() <= entries[4].position
+        assert [*entries[4:]] == list(each.read(entries[4].position))[:2]
+        assert entries[5].batch == next(each.read(entries[5].position)).batch
+        assert entries[4] == next(each.read(each.beginning()))
+        for gone in (0, entries[0].following, entries[2].position):
+            with pytest.raises(LogGap):
+                list(each.read(gone))
+        each.close()
+
+
+def test_trim_never_takes_all(place, make):
+    """Trimming at the newest batch leaves it, and the log goes on."""
+    log = place.reopen()
+    log.append(make.claim(1))
+    log.append(make.batch(make.frames(1)))
+    make.wait_durable(log, 2)
+    log.trim(list(log.read())[-1].position)
+    assert [make.batch(make.frames(1))] == batches_in(log, list(log.read(log.beginning()))[-1].position)
+    log.append(make.batch(make.frames(2)))
+    make.wait_durable(log, 3)
+    assert make.batch(make.frames(2)) == batches_in(log, log.beginning())[-1]

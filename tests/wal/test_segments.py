@@ -3,17 +3,22 @@
 import errno
 import os
 import re
+import resource
+import struct
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import google_crc32c
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ringpit.wal import segments
 from ringpit.wal.errors import BatchDamaged, LogFailed, LogFull, LogGap, LogUnavailable, LogVersionMismatch
 from ringpit.wal.reader import recover
-from ringpit.wal.segments import SegmentLog
+from ringpit.wal.segments import SegmentLog, SegmentView
 from ringpit.wal.writer import BatchWriter
 
 
@@ -79,15 +84,151 @@ def test_damage_in_the_middle_is_fatal(make, tmp_path):
     batches = fill(make, tmp_path)
     whole = file_of(tmp_path).read_bytes()
     second = 8 + len(batches[0])
-    for offset in (0, 8, 12 + 20, second, second + 7, second + 8, second + 8 + 192):
+    third = second + 8 + len(batches[1])
+    for offset in range(third):
         damaged = bytearray(whole)
-        damaged[offset] ^= 0x40
+        damaged[offset] ^= 1 << offset % 8
         file_of(tmp_path).write_bytes(damaged)
-        where = second if offset >= second else 0
-        sentence = f"{re.escape(str(file_of(tmp_path)))} at byte {where}: .* a whole batch follows at byte"
-        with pytest.raises(BatchDamaged, match=sentence):
+        where, following = (second, third) if offset >= second else (0, second)
+        name = re.escape(str(file_of(tmp_path)))
+        if offset - where - 8 in range(4, 8):  # a version: no CRC is known for another one
+            with pytest.raises(LogVersionMismatch, match=f"{name} at byte {where}: "):
+                SegmentLog(tmp_path, 3)
+            continue
+        sentence = f"{name} at byte {where}: .* a whole batch follows at byte {following}: .*restore the file from a copy"
+        with pytest.raises(BatchDamaged, match=sentence) as refusal:
             SegmentLog(tmp_path, 3)
+        assert f"`truncate -s {where} {file_of(tmp_path)}` gives up" in str(refusal.value)
         assert bytes(damaged) == file_of(tmp_path).read_bytes()
+
+
+def framed(batches, groups):
+    """The bytes of a file whose batches were synced in groups of so many: the naive twin of the writer."""
+    raw, waiting = b"", list(batches)
+    for count in groups:
+        group = b""
+        for batch in waiting[:count]:
+            unsynced = len(group)
+            word = len(batch) + (unsynced << 28) + (unsynced % 251 << 56)
+            group += word.to_bytes(8, "little") + batch
+        raw += group
+        del waiting[:count]
+    return raw
+
+
+def write_synced(folder, epoch, offset):
+    """Say how far the newest file was synced."""
+    facts = struct.pack("<qq", epoch, offset)
+    crc = struct.pack("<q", google_crc32c.value(facts))
+    (folder / "shard-0003" / "synced").write_bytes(facts + crc)
+
+
+def numbered(make, count):
+    """A claim, and batches behind it, all of different bytes and sizes."""
+    return [make.claim(1), *(make.batch(make.frames(n % 3 + 1), first_seq=10 * n) for n in range(1, count))]
+
+
+def test_files_say_how_far_they_were_synced(make, tmp_path, monkeypatch):
+    """Frames and `synced` are those of the naive twin: batches that shared a sync, and what was synced at last."""
+    batches = numbered(make, 8)
+    log = SegmentLog(tmp_path, make.shard)
+    log.append(batches[0])
+    make.wait_durable(log, 1)
+    syncing, go_on, fdatasync = threading.Event(), threading.Event(), os.fdatasync
+
+    def slow(descriptor):
+        syncing.set()
+        assert go_on.wait(60)
+        fdatasync(descriptor)
+
+    monkeypatch.setattr(segments.os, "fdatasync", slow)
+    log.append(batches[1])
+    assert syncing.wait(60)
+    for batch in batches[2:]:
+        log.append(batch)
+    go_on.set()
+    make.wait_durable(log, len(batches))
+    log.close()
+    raw = framed(batches, [1, 1, 6])
+    assert raw == file_of(tmp_path).read_bytes()
+    written = (tmp_path / "shard-0003" / "synced").read_bytes()
+    write_synced(tmp_path, 1, len(raw))
+    assert written == (tmp_path / "shard-0003" / "synced").read_bytes()
+
+
+def test_torn_anywhere_in_an_unsynced_group(make, tmp_path):
+    """Whatever of the last group a power loss leaves, what was synced before it is found, and the rest is cut."""
+    batches = numbered(make, 9)
+    open_and_read(tmp_path)
+    raw, synced = framed(batches, [1, 2, 6]), len(framed(batches[:3], [3]))
+    ends = [len(framed(batches[:count], [count])) for count in range(len(batches) + 1)]
+    for offset in range(synced, len(raw), 7):
+        first_lost = next(index for index, end in enumerate(ends) if end > offset) - 1
+        if offset - ends[first_lost] - 8 in range(4, 8):
+            continue  # a version of its own: refused, whatever is behind it
+        damaged = bytearray(raw)
+        damaged[offset] ^= 0x10
+        file_of(tmp_path).write_bytes(damaged)
+        for told in (synced, len(framed(batches[:1], [1]))):  # `synced` may be old
+            write_synced(tmp_path, 1, told)
+            view = SegmentView(tmp_path, make.shard)
+            assert batches[:first_lost] == [entry.batch for entry in view.read()]
+            assert len(raw) - ends[first_lost] == view.torn_bytes
+        assert (batches[:first_lost], len(raw) - ends[first_lost]) == open_and_read(tmp_path)
+
+
+@given(data=st.data())
+def test_nothing_that_was_synced_is_cut(make, tmp_path_factory, data):
+    """Wherever the damage and however old `synced`: cut is at most the last group, and a last batch; else it is refused."""
+    folder = tmp_path_factory.mktemp("log")
+    open_and_read(folder)
+    groups = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+    batches = numbered(make, sum(groups))
+    raw = framed(batches, groups)
+    ends = [len(framed(batches[:count], [count])) for count in range(len(batches) + 1)]
+    damaged = bytearray(raw)
+    offset = data.draw(st.integers(0, len(raw) - 1))
+    damaged[offset] ^= 1 << data.draw(st.integers(0, 7))
+    file_of(folder).write_bytes(damaged)
+    told = data.draw(st.sampled_from([*(ends[sum(groups[:count])] for count in range(len(groups) + 1)), None]))
+    if told is not None:
+        write_synced(folder, 1, told)
+    lost = next(index for index, end in enumerate(ends) if end > offset) - 1
+    last_group = ends[sum(groups[:-1])]
+    if offset - ends[lost] - 8 in range(4, 8):
+        refusal = LogVersionMismatch
+    elif lost == len(batches) - 1:
+        refusal = None
+    else:
+        refusal = None if told is not None and told <= ends[lost] and ends[lost] >= last_group else BatchDamaged
+    if refusal:
+        with pytest.raises(refusal):
+            open_and_read(folder)
+        assert bytes(damaged) == file_of(folder).read_bytes()
+    else:
+        assert (batches[:lost], len(raw) - ends[lost]) == open_and_read(folder)
+
+
+def test_resting_log_makes_synced_durable(make, tmp_path, monkeypatch):
+    """A log that has nothing to do syncs `synced` by itself, once; closing does, too."""
+    monkeypatch.setattr(segments, "FACTS_SECONDS", 0.001)
+    told, fdatasync = threading.Event(), os.fdatasync
+
+    def noting(descriptor):
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == "synced":
+            told.set()
+        fdatasync(descriptor)
+
+    monkeypatch.setattr(segments.os, "fdatasync", noting)
+    log = SegmentLog(tmp_path, make.shard)
+    log.append(make.claim(1))
+    assert told.wait(60)
+    monkeypatch.setattr(segments, "FACTS_SECONDS", 60)
+    told.clear()
+    log.append(make.batch(make.frames(1)))
+    make.wait_durable(log, 2)
+    log.close()
+    assert told.is_set()
 
 
 def test_damage_in_an_older_file_is_fatal(make, tmp_path):
@@ -135,6 +276,81 @@ def test_second_opener_is_refused(make, tmp_path):
     SegmentLog(tmp_path, make.shard).close()
 
 
+def test_successor_waits_for_a_dying_owner(make, tmp_path):
+    """With a time-out an opener waits for the lock; it has it as soon as the owner has ended."""
+    program = """
+import sys
+from ringpit.wal.segments import SegmentLog
+log = SegmentLog(sys.argv[1], 3)
+print("open", flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert "open\n" == owner.stdout.readline()
+        with pytest.raises(LogUnavailable, match=rf"pid {owner.pid}"):
+            SegmentLog(tmp_path, make.shard, lock_timeout_seconds=0.01)
+        opened = []
+        successor = threading.Thread(
+            target=lambda: opened.append(SegmentLog(tmp_path, make.shard, lock_timeout_seconds=60))
+        )
+        successor.start()
+        assert [] == opened
+        owner.kill()
+        successor.join(60)
+    [log] = opened
+    log.append(make.claim(1))
+    make.wait_durable(log, 1)
+    log.close()
+
+
+def test_view_stops_at_an_end_that_is_not_whole(make, tmp_path):
+    """A view gives what is whole, says how much lies behind, and changes nothing; the writer's own bytes are such an end."""
+    batches = fill(make, tmp_path)
+    whole = file_of(tmp_path).read_bytes()
+    view = SegmentView(tmp_path, make.shard)
+    for missing in range(8 + len(batches[-1]) + 1):
+        file_of(tmp_path).write_bytes(whole[: len(whole) - missing])
+        assert batches[: len(batches) - bool(missing)] == [entry.batch for entry in view.read()]
+        assert (8 + len(batches[-1]) - missing if missing else 0) == view.torn_bytes
+        assert len(whole) - missing == file_of(tmp_path).stat().st_size
+
+
+def test_view_refuses_damage_in_the_middle(make, tmp_path):
+    """A view gives what is before lost history, then says where it is."""
+    batches = fill(make, tmp_path)
+    damaged = bytearray(file_of(tmp_path).read_bytes())
+    second = 8 + len(batches[0])
+    damaged[second + 8 + 200] ^= 1
+    file_of(tmp_path).write_bytes(damaged)
+    reading = SegmentView(tmp_path, make.shard).read()
+    assert batches[0] == next(reading).batch
+    with pytest.raises(BatchDamaged, match=rf"at byte {second}: .* a whole batch follows at byte"):
+        next(reading)
+
+
+def test_view_of_nothing_is_a_sentence(tmp_path):
+    """A folder that is not there is named, and not made."""
+    with pytest.raises(LogUnavailable, match=r"there is no log of shard 3: .*shard-0003 must be its folder"):
+        SegmentView(tmp_path, 3)
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_trim_keeps_the_file_that_holds_the_position(make, tmp_path):
+    """Files below the position's go; the newest stays, whatever the position."""
+    for epoch in (1, 2, 3):
+        fill(make, tmp_path, epoch)
+    log = SegmentLog(tmp_path, make.shard)
+    bytes_before = log.bytes_total
+    log.trim(2 << 40 | 200)
+    assert [2, 3] == [epoch for epoch in (1, 2, 3) if file_of(tmp_path, epoch).exists()]
+    assert bytes_before > log.bytes_total
+    log.trim(9 << 40)
+    assert [3] == [epoch for epoch in (1, 2, 3) if file_of(tmp_path, epoch).exists()]
+    assert file_of(tmp_path, 3).stat().st_size == log.bytes_total
+    log.close()
+
+
 def test_folder_that_cannot_be_used(tmp_path):
     """A folder that is a file is named, with the remedy."""
     (tmp_path / "log").write_text("not a folder")
@@ -169,6 +385,54 @@ def test_full_disk_is_a_sentence_and_loses_nothing_durable(make, tmp_path, monke
             log.append(make.batch(make.frames(1)))
     log.close()
     assert ([make.claim(1)], 100) == open_and_read(tmp_path)
+
+
+def test_file_that_may_not_grow_at_every_byte_of_a_batch(make, tmp_path):
+    """Wherever in a batch the room ends: the sentence, then all that was durable, and with room again the log goes on."""
+    batches = fill(make, tmp_path)
+    whole = file_of(tmp_path).read_bytes()
+    last = len(whole) - 8 - len(batches[-1])
+    for epoch, room in enumerate(range(last, len(whole), 5), 2):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        log = SegmentLog(tmp_path, make.shard)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+        try:
+            with pytest.raises(
+                LogFull, match=r"no room for the log in .*File too large.*; free disk space or move"
+            ):
+                append_all(log, [make.claim(epoch), *batches[1:]])
+            log.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        log = SegmentLog(tmp_path, make.shard)
+        assert room - last == log.torn_bytes
+        assert [make.claim(epoch), *batches[1:-1]] == [entry.batch for entry in log.read(epoch << 40)]
+        log.close()
+        file_of(tmp_path, epoch).unlink()
+
+
+def append_all(log, batches):
+    """Append, and wait until all are durable."""
+    for count, batch in enumerate(batches, 1):
+        log.append(batch)
+        while log.poll(1.0) < count:
+            pass
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "ftruncate"])
+def test_disk_that_is_full_at_the_start(tmp_path, monkeypatch, call):
+    """No room for the few bytes that opening writes: the same sentence, and the folder is free for the next one."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "shard-0003").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(segments.os, call, full)
+        with pytest.raises((LogFull, LogUnavailable), match=r"No space left on device"):
+            SegmentLog(tmp_path, 3)
+    SegmentLog(tmp_path, 3).close()
+    assert SegmentView(tmp_path, 3).identity()
 
 
 def append_for_ever(log, batch, durable):
