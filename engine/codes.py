@@ -193,6 +193,7 @@ class Reason(IntEnum):
     OPERATOR = 35
     KEY_REUSED = 36  # the frame's key was seen before with another body
     POOL_CAPACITY = 37  # no order slot, or no node of a skip list, is free on the shard
+    SKIPPED = 38  # an operator skipped the command, because the shard died at it
 
 
 class EventState(IntEnum):

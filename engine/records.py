@@ -25,7 +25,7 @@ from typing import Final
 
 import numpy as np
 
-LAYOUT_VERSION: Final = 2
+LAYOUT_VERSION: Final = 3
 RULES_VERSION: Final = 2
 RECORD_BYTES: Final = 64
 

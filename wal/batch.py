@@ -11,10 +11,12 @@ Invariants:
 
     B1  a batch is HEADER_BYTES + count * RECORD_BYTES long
     B2  crc32c is over all other bytes: no bit of a batch can flip unseen
-    B3  first_seq is the seq of the first record; claims and marks have no records, and first_seq is the
-        seq that comes next
+    B3  first_seq is the seq of the first record; claims, marks and skips have no records, and first_seq is
+        the seq that comes next
     B4  checksum_before and checksum_after are the running checksum (frames.py) around the records
     B5  magic and the two versions keep their places in every layout: they are looked at first
+    B6  skip_count is how many SKIP batches the log has up to and including this batch: a reader that begins
+        anywhere knows from the last header whether there are skips to look for before it applies anything
 """
 
 from enum import IntEnum
@@ -34,6 +36,7 @@ class BatchKind(IntEnum):
     CLAIM = 1  # a new owner's epoch; no records
     COMMANDS = 2  # whole frames
     MARK = 3  # no records: confirmed_seq and positions, as of now
+    SKIP = 4  # no records: an operator skips the command at skip_seq
 
 
 HEADER_FIELDS: Final = (
@@ -57,10 +60,10 @@ HEADER_FIELDS: Final = (
         (f"position_{router}", "<i8", f"input ring position of router {router}, 0: none yet")
         for router in range(ROUTERS_MAX)
     ),
-    ("reserved_0", "<i8", "0"),
-    ("reserved_1", "<i8", "0"),
-    ("reserved_2", "<i8", "0"),
-    ("reserved_3", "<i8", "0"),
+    ("skip_count", "<i8", "SKIP batches in the log, up to and including this one"),
+    ("skip_seq", "<i8", "SKIP: seq of the command that is skipped; else 0"),
+    ("clean", "<i8", "MARK: 1 if everything taken was served, made durable and confirmed; else 0"),
+    ("reserved", "<i8", "0"),
     ("crc32c", "<i8", "CRC32C of the header up to here, then of the records"),
 )
 HEADER: Final = dtype_of(HEADER_FIELDS)
@@ -108,7 +111,7 @@ def decode(batch: bytes, where: str = "a batch") -> tuple[np.void, np.ndarray]:
         if header[name] != ours:
             raise LogVersionMismatch(
                 f"{where}: {name} must be {ours}, was {header[name]}; run the ringpit that wrote this log, or "
-                f"begin another generation with an empty log"
+                f"begin with an empty log in another data folder or topic"
             )
     expected_bytes = HEADER_BYTES + int(header["count"]) * RECORD_BYTES
     if len(batch) != expected_bytes:

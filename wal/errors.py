@@ -3,12 +3,14 @@ What can be wrong with a log, each as a sentence that names the thing, the value
 
 Three kinds, because three different parties act on them:
 
-    bytes are bad      BatchDamaged, LogVersionMismatch, LogGap, ChecksumMismatch: the shard must not start;
-                       an operator decides
+    bytes are bad      BatchDamaged, LogVersionMismatch, LogGap, ChecksumMismatch, SkipRefused: the shard must
+                       not start; an operator decides
     outside is away    LogUnavailable: try again later
     this life is over  LogFailed, LogFull, Fenced: the process stops, and the next one recovers. Nothing is
                        ever appended a second time by hand, because the first attempt may still arrive.
 """
+
+from pathlib import Path
 
 
 class LogError(Exception):
@@ -23,8 +25,20 @@ class LogVersionMismatch(LogError):
     """The batch is whole, but was written by another layout, other rules, or for another shard or generation."""
 
 
+class SkipRefused(LogError):
+    """A skip that a reader cannot obey: it was not told before it came to the command, or no command lies there."""
+
+
 class LogUnavailable(LogError):
     """The log cannot be reached or is in use; trying again later may help."""
+
+
+class LogMissing(LogUnavailable):
+    """There is no log at this place yet: the first start makes it."""
+
+
+class LogNotEmpty(LogError):
+    """A log that would be removed as an attempt's leftover holds batches: somebody has used it."""
 
 
 class LogFailed(LogError):
@@ -68,4 +82,35 @@ class ChecksumMismatch(LogError):
         super().__init__(
             f"the log of shard {shard} disagrees with its running checksum at seq {seq}, {where}; "
             f"everything before it agrees: restore the log from a copy before starting"
+        )
+
+
+class SnapshotError(Exception):
+    """A snapshot cannot be made or used. The log is whole without it: a start reads more of it, nothing is lost."""
+
+
+class SnapshotDamaged(SnapshotError):
+    """The bytes are not a whole, undamaged snapshot of this shard."""
+
+
+class SnapshotVersionMismatch(SnapshotError):
+    """The snapshot is whole, but was written by another version."""
+
+
+class SnapshotForeign(SnapshotError):
+    """The snapshot is whole, but belongs to another log or topology: somebody has mixed two exchanges up."""
+
+
+class SnapshotFailed(SnapshotError):
+    """A snapshot could not be written whole; nothing of it is left."""
+
+
+class SnapshotMissing(SnapshotError):
+    """A later topology generation begins with a snapshot, and there is none: without it the books would be wrong."""
+
+    def __init__(self, shard: int, generation: int, folder: Path) -> None:
+        """Say it as a sentence."""
+        super().__init__(
+            f"shard {shard} of topology generation {generation} begins with a snapshot, of which its log goes on, and {folder} "
+            f"holds none that is whole: restore its files from a copy, or name the right folder in snapshots.folder"
         )

@@ -14,6 +14,14 @@ Invariants:
     R3  record by record: seq below the next one, skip; equal, take; above, stop: a gap is fatal
     R4  after every batch that is taken, even in part, the running checksum agrees with the batch's
     R5  what is taken is whole frames
+    R6  a command that an operator skipped is taken with the verdict SKIPPED, whoever reads, from wherever: the
+        checksum is over what was written, and the engine refuses it with that reason
+    R7  ring positions are of the rings of the newest owner that counts: a start begins with none, a follower that takes
+        over goes on with its predecessor's; those of an earlier life may be larger and mean other rings
+
+A reader may begin at a snapshot instead of the first batch (`Begin`), and must then know of skips that lie further on
+than the command (R6). The last header says how many there are (B6): nearly always as many as the snapshot knew, and
+nothing is searched; else `skips_of` looks through the headers once, before anything is applied.
 
 Taking over reads the log once. The claim is appended when the end has been reached (its epoch can only be
 known then), and reading goes on from there up to the claim: by then usually one batch, the claim itself.
@@ -29,30 +37,70 @@ from typing import Final
 
 import numpy as np
 
-from ringpit.engine.records import MARKER
+from ringpit.engine.codes import CommandKind, Reason
+from ringpit.engine.records import COMMAND, MARKER
 from ringpit.wal.batch import BatchKind, decode, encode, positions_of
-from ringpit.wal.errors import ChecksumMismatch, Fenced, LogGap, LogUnavailable, LogVersionMismatch
+from ringpit.wal.errors import (
+    ChecksumMismatch,
+    Fenced,
+    LogGap,
+    LogUnavailable,
+    LogVersionMismatch,
+    SkipRefused,
+)
 from ringpit.wal.frames import CHECKSUM_START, ROUTERS_MAX, FrameTorn, checksum_of, whole_frames
-from ringpit.wal.log import Log
+from ringpit.wal.log import Entry, Log, LogView
 
 CLAIM_TIMEOUT_SECONDS: Final = 30.0
+NOT_SKIPPABLE: Final = (CommandKind.MARKER, CommandKind.EXTENSION, CommandKind.BANDS)  # no command by itself
 _NOTHING: Final = np.empty(0, MARKER)
 
 Apply = Callable[[np.void, np.ndarray], None]
 
 
-class Reader:
-    """Pure state of the reader rule for one shard and generation. Feed it batches in log order."""
+@dataclass(frozen=True, kw_only=True)
+class Begin:
+    """Where a reader begins: what a snapshot knows. The defaults are the beginning of a log."""
 
-    def __init__(self, shard: int, generation: int) -> None:
-        """Begin before the first batch of the generation."""
+    epoch: int = 0  # of the newest claim that counts
+    nonce: int = 0  # of that claim; 0: not known, see `_is_owner`
+    seq: int = 0  # last record applied
+    checksum: int = CHECKSUM_START  # including that record
+    confirmed_seq: int = 0
+    skip_count: int = 0  # SKIP batches that the log had by then
+    log_seq: int = 0  # the log had everything up to it, before the position from which it is read on
+
+
+FIRST: Final = Begin()
+
+
+class Reader:
+    """
+    Pure state of the reader rule for one shard and generation. Feed it batches in log order.
+
+    Args:
+        shard, generation: Whose log it is; another's is refused.
+        begin: What has been applied before the first batch that is fed.
+        skips: Seqs of commands that an operator skipped, as `skips_of` finds them.
+    """
+
+    def __init__(
+        self, shard: int, generation: int, *, begin: Begin | None = None, skips: frozenset[int] = frozenset()
+    ) -> None:
+        """Begin before the first batch of the generation, or behind a snapshot."""
+        begin = begin or FIRST
         self.shard = shard
         self.generation = generation
-        self.epoch = 0  # of the newest claim that counts
-        self.nonce = 0
-        self.next_seq = 1
-        self.checksum = CHECKSUM_START
-        self.confirmed_seq = 0
+        self.skips = skips
+        self.begin_seq = begin.seq
+        self.log_seq = begin.log_seq  # last record seen in a batch that counts, taken or skipped
+        self.epoch = begin.epoch  # of the newest claim that counts
+        self.nonce = begin.nonce
+        self.next_seq = begin.seq + 1
+        self.checksum = begin.checksum
+        self.confirmed_seq = begin.confirmed_seq
+        self.skip_count = begin.skip_count
+        self.clean = False  # the last batch that counted is the mark of a clean stop
         self.positions = np.zeros(ROUTERS_MAX, np.int64)
         self.batch_count = 0  # batches that counted
         self.record_count = 0  # records taken: markers and commands
@@ -64,8 +112,8 @@ class Reader:
         The records are a writable copy, so that kernels see the same kind of array as in a ring and are not
         compiled a second time for read-only ones. `where` names the batch in messages.
 
-        Raises BatchDamaged, LogVersionMismatch, LogGap, ChecksumMismatch or FrameTorn; the reader is then of no
-        further use.
+        Raises BatchDamaged, LogVersionMismatch, LogGap, ChecksumMismatch, FrameTorn or SkipRefused; the reader is
+        then of no further use.
         """
         header, records = decode(batch, where)
         self._require_ours(header, where)
@@ -75,12 +123,25 @@ class Reader:
         if header["epoch"] > self.epoch or self.epoch == 0:
             reason = "an epoch without its claim; the numbers are epochs"
             raise LogGap(self.shard, self.epoch, int(header["epoch"]), where, reason)
-        if header["epoch"] < self.epoch or header["nonce"] != self.nonce:
+        if not self._is_owner(header):
             return header, _NOTHING  # R2: an owner that was replaced before this arrived
         self.batch_count += 1
+        self.log_seq = max(self.log_seq, int(header["first_seq"] + header["count"]) - 1)
+        self.clean = bool(header["clean"])
         self.confirmed_seq = max(self.confirmed_seq, int(header["confirmed_seq"]))
         np.maximum(self.positions, positions_of(header), out=self.positions)
+        self._take_skip(header, where)
         return header, self._take_records(header, records, where)
+
+    def _is_owner(self, header: np.void) -> bool:
+        """
+        R2. Behind a snapshot that knows the epoch and not the nonce, the first batch tells it: of two owners that claimed one
+        epoch the loser never appends anything but its claim.
+        """
+        if header["epoch"] != self.epoch:
+            return False
+        self.nonce = self.nonce or int(header["nonce"])
+        return bool(header["nonce"] == self.nonce)
 
     def _require_ours(self, header: np.void, where: str) -> None:
         """Refuse another shard's or generation's log before anything of it is believed."""
@@ -102,14 +163,38 @@ class Reader:
             raise ChecksumMismatch(self.shard, first_seq, where)
         self.epoch = int(header["epoch"])
         self.nonce = int(header["nonce"])
+        self.positions = positions_of(header)  # R7
+        self.clean = False
         self.batch_count += 1
+
+    def require_reached(self, where: str) -> None:
+        """Raise LogGap if a log that was read to its end does not have what the reader began behind."""
+        if self.log_seq < self.begin_seq:
+            raise LogGap(
+                self.shard,
+                self.begin_seq,
+                self.log_seq,
+                where,
+                "the log ends before the snapshot: it lost its end, or is another one",
+            )
+
+    def _take_skip(self, header: np.void, where: str) -> None:
+        """R6: a skip must have been known before its command was taken."""
+        self.skip_count = max(self.skip_count, int(header["skip_count"]))
+        seq = int(header["skip_seq"])
+        if header["kind"] == BatchKind.SKIP and seq > self.begin_seq and seq not in self.skips:
+            raise SkipRefused(
+                f"{where}: seq {seq} of shard {self.shard} is skipped, but was taken before this was known; start "
+                f"again: a start looks for skips first"
+            )
 
     def _take_records(self, header: np.void, records: np.ndarray, where: str) -> np.ndarray:
         """R3, R4 and R5."""
         first_seq = int(header["first_seq"])
         if first_seq > self.next_seq:
             raise LogGap(self.shard, self.next_seq, first_seq, where)
-        taken = records[self.next_seq - first_seq :].copy()
+        # As words: numpy copies records field by field.
+        taken = records[self.next_seq - first_seq :].view(np.int64).copy().view(MARKER)
         if not len(taken):
             return _NOTHING
         if len(taken) == len(records) and header["checksum_before"] != self.checksum:
@@ -120,9 +205,21 @@ class Reader:
         self.checksum = checksum_of(taken, self.checksum)
         if header["checksum_after"] != self.checksum:
             raise ChecksumMismatch(self.shard, self.next_seq, where)
+        self._apply_skips(taken, where)
         self.next_seq += len(taken)
         self.record_count += len(taken)
         return taken
+
+    def _apply_skips(self, taken: np.ndarray, where: str) -> None:
+        """R6: write the verdict into our copy."""
+        for seq in [seq for seq in self.skips if 0 <= seq - self.next_seq < len(taken)]:
+            command = taken.view(COMMAND)[seq - self.next_seq]
+            if command["kind"] in NOT_SKIPPABLE:
+                raise SkipRefused(
+                    f"{where}: seq {seq} of shard {self.shard} is skipped, but is a "
+                    f"{CommandKind(command['kind']).name}; only commands can be skipped: restore the log from a copy"
+                )
+            command["verdict"] = Reason.SKIPPED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +233,7 @@ class RecoveredState:
     next_seq: int
     checksum: int
     confirmed_seq: int
+    skip_count: int
     positions: tuple[int, ...]  # per router, input ring position that is durable
     batch_count: int  # batches that counted, our claim among them
     record_count: int  # records applied: markers and commands
@@ -149,32 +247,26 @@ def recover(
     nonce: int,
     apply: Apply,
     *,
+    begin: Begin | None = None,
+    position: int = 0,
     timeout_seconds: float = CLAIM_TIMEOUT_SECONDS,
 ) -> RecoveredState:
     """
     Take over a shard: replay its log into `apply`, claim the next epoch, and read on up to the claim.
 
     `apply(header, records)` is called in order for each batch of which records count; the array is its own.
-    `nonce` is random and not 0. `log` was opened by this process and nothing has been appended to it yet.
+    `nonce` is random and not 0. `log` was opened by this process and nothing has been appended to it yet. With a
+    snapshot, `begin` says what it holds and `position` where the log goes on; skips are looked for first.
 
     Raises Fenced if another owner claimed the epoch first, LogUnavailable if the claim is not in the log
     after the timeout, and whatever the log and the reader raise; `apply` may have been called by then.
     """
-    reader = Reader(shard, generation)
-    position = _replay(log, reader, 0, apply)
-    claim = {
-        "kind": BatchKind.CLAIM,
-        "shard": shard,
-        "generation": generation,
-        "epoch": reader.epoch + 1,
-        "prior_epoch": reader.epoch,
-        "nonce": nonce,
-        "first_seq": reader.next_seq,
-        "checksum_before": reader.checksum,
-        "checksum_after": reader.checksum,
-        "confirmed_seq": reader.confirmed_seq,
-    }
-    log.append(encode(claim, reader.positions))
+    skips = skips_of(log, begin=begin, position=position)
+    reader = Reader(shard, generation, begin=begin, skips=skips)
+    position = _replay(log, reader, position, apply)
+    reader.require_reached(log.describe())
+    claim = _claim(reader, nonce)
+    log.append(encode(claim, np.zeros(ROUTERS_MAX, np.int64)))  # R7: rings begin anew
     deadline = time.monotonic() + timeout_seconds
     while log.poll(0.1) < 1:
         _require_time(deadline, shard, log)
@@ -194,11 +286,55 @@ def recover(
         next_seq=reader.next_seq,
         checksum=reader.checksum,
         confirmed_seq=reader.confirmed_seq,
+        skip_count=reader.skip_count,
         positions=tuple(map(int, reader.positions)),
         batch_count=reader.batch_count,
         record_count=reader.record_count,
         appended_count=1,
     )
+
+
+def _claim(reader: Reader, nonce: int) -> dict[str, int]:
+    """The header of a claim by whoever has read what the reader has."""
+    return {
+        "kind": BatchKind.CLAIM,
+        "shard": reader.shard,
+        "generation": reader.generation,
+        "epoch": reader.epoch + 1,
+        "prior_epoch": reader.epoch,
+        "nonce": nonce,
+        "first_seq": reader.next_seq,
+        "checksum_before": reader.checksum,
+        "checksum_after": reader.checksum,
+        "confirmed_seq": reader.confirmed_seq,
+        "skip_count": reader.skip_count,
+    }
+
+
+def skips_of(log: LogView, *, begin: Begin | None = None, position: int = 0) -> frozenset[int]:
+    """
+    Seqs of the commands that were skipped by batches from a position on: what a Reader that begins there must know.
+
+    Cost: the last batch; only if it says that there are more skips than `begin` knew, every header once.
+    Raises what the log raises, BatchDamaged and LogVersionMismatch.
+    """
+    begin = begin or FIRST
+    if all(int(_header(log, entry)["skip_count"]) <= begin.skip_count for entry in log.newest(1)):
+        return frozenset()
+    epoch, nonce = begin.epoch, begin.nonce
+    skips = set()
+    for entry in log.read(position):
+        header = _header(log, entry)
+        if header["kind"] == BatchKind.CLAIM and header["epoch"] > epoch:
+            epoch, nonce = int(header["epoch"]), int(header["nonce"])
+        elif header["kind"] == BatchKind.SKIP and header["epoch"] == epoch and nonce in (0, header["nonce"]):
+            skips.add(int(header["skip_seq"]))  # R2 holds for skips, too
+    return frozenset(skips)
+
+
+def _header(log: LogView, entry: Entry) -> np.void:
+    """A batch's header, checked."""
+    return decode(entry.batch, log.locate(entry.position))[0]
 
 
 def _replay(log: Log, reader: Reader, position: int, apply: Apply) -> int:

@@ -44,17 +44,23 @@ class BatchWriter:
     """
     Cuts batches for one owner of one shard and follows them until they are durable.
 
-    Attributes: `next_seq`, the seq of the next record cut; `durable_seq`; `durable_positions`, int64 per router.
+    Attributes: `next_seq`, the seq of the next record cut; `checksum`, over all before it; `durable_seq`; `durable_positions`, int64 per router.
     """
 
     def __init__(
         self,
         state: RecoveredState,
         *,
+        positions: np.ndarray | None = None,
         batch_bytes_max: int = BATCH_BYTES_MAX,
         in_flight_max: int = IN_FLIGHT_MAX,
     ) -> None:
-        """Go on where recovery ended. Raises ValueError naming the limit, the value and the rule."""
+        """
+        Go on where recovery ended.
+
+        `positions` (int64, ROUTERS_MAX) are those of rings that go on, behind what is durable; positions in the log are
+        of rings that are gone. Raises ValueError naming the limit, the value and the rule.
+        """
         if batch_bytes_max < BATCH_BYTES_LEAST:
             raise ValueError(
                 f"log.batch_bytes must be at least {BATCH_BYTES_LEAST}, so that every frame fits, was {batch_bytes_max}"
@@ -68,9 +74,10 @@ class BatchWriter:
             "generation": state.generation,
             "epoch": state.epoch,
             "nonce": state.nonce,
+            "skip_count": state.skip_count,  # B6: every header repeats it
         }
-        self._checksum = state.checksum
-        self._positions = np.zeros(ROUTERS_MAX, np.int64)  # positions in the log are of rings that are gone
+        self.checksum = state.checksum
+        self._positions = np.zeros(ROUTERS_MAX, np.int64) if positions is None else positions.copy()
         self._in_flight: deque[InFlight] = deque()
         self._durable_count = state.appended_count
         self.next_seq = state.next_seq
@@ -105,9 +112,20 @@ class BatchWriter:
         facts = {"kind": BatchKind.COMMANDS, "engine_ns": engine_ns, "confirmed_seq": confirmed_seq}
         return self._batch(facts, positions, _front(spans, taken), taken), taken
 
-    def mark(self, confirmed_seq: int) -> bytes:
-        """A batch without records that makes confirmed_seq durable, for a clean stop."""
-        return self._batch({"kind": BatchKind.MARK, "confirmed_seq": confirmed_seq}, self._positions, [], 0)
+    def mark(self, confirmed_seq: int, *, clean: bool) -> bytes:
+        """
+        A batch without records that makes confirmed_seq durable, for a stop.
+
+        `clean` says that the routers were drained and that everything taken was served, made durable and confirmed.
+        """
+        facts = {"kind": BatchKind.MARK, "confirmed_seq": confirmed_seq, "clean": int(clean)}
+        return self._batch(facts, self._positions, [], 0)
+
+    def skip(self, seq: int, confirmed_seq: int) -> bytes:
+        """A batch without records that says: the command at `seq`, which the log has, is refused unseen (R6 of reader.py)."""
+        self._facts["skip_count"] += 1
+        facts = {"kind": BatchKind.SKIP, "skip_seq": seq, "confirmed_seq": confirmed_seq}
+        return self._batch(facts, self._positions, [], 0)
 
     def advance(self, durable_count: int) -> bool:
         """
@@ -129,17 +147,17 @@ class BatchWriter:
         self, facts: dict[str, int], positions: np.ndarray, parts: list[np.ndarray], taken: int
     ) -> bytes:
         """Encode, and move on behind it."""
-        checksum = self._checksum
+        checksum = self.checksum
         for part in parts:
             checksum = checksum_of(part, checksum)
         facts |= self._facts
         facts |= {
             "first_seq": self.next_seq,
-            "checksum_before": self._checksum,
+            "checksum_before": self.checksum,
             "checksum_after": checksum,
         }
         batch = encode(facts, positions, *parts)
-        self._checksum = checksum
+        self.checksum = checksum
         self._positions = positions
         self.next_seq += taken
         self._in_flight.append(InFlight(self.next_seq - 1, positions))

@@ -70,7 +70,7 @@ def test_what_is_encoded_is_viewed(count):
 
 def test_layout_of_the_header():
     """RPIT, version as int16, two zero bytes, count as int32, four zero bytes, little-endian."""
-    assert b"RPIT\x02\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00" == packed.encode(sound(5))[:16]
+    assert b"RPIT\x03\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00" == packed.encode(sound(5))[:16]
     assert [0, 4, 6, 8, 12] == [packed.HEADER.fields[name][1] for name in packed.HEADER.names]
 
 
@@ -80,7 +80,7 @@ def test_layout_of_the_header():
         (b"", "a packed delivery must have a header of 16 bytes, had 0 bytes", 0),
         (b"RPIT" + bytes(11), "a packed delivery must have a header of 16 bytes, had 15 bytes", 0),
         (header(magic=b"TIPR"), "a packed delivery must begin with b'RPIT', began with b'TIPR'", 0),
-        (header(version=1), "layout_version must be 2, was 1; build the publisher anew", 4),
+        (header(version=1), "layout_version must be 3, was 1; build the publisher anew", 4),
         (header(reserved=1), "the reserved fields of the header must be 0", 6),
         (header(reserved_too=1), "the reserved fields of the header must be 0", 12),
         (header(count=0), "count must be from 1 to 4096, was 0", 8),

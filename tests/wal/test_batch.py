@@ -36,7 +36,7 @@ def test_header_layout():
     assert _CRC_AT == HEADER.fields["crc32c"][1]
     assert (_POSITIONS.start, _POSITIONS.stop) == (
         HEADER.fields["position_0"][1],
-        HEADER.fields["reserved_0"][1],
+        HEADER.fields["skip_count"][1],
     )
 
 

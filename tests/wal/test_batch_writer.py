@@ -94,7 +94,7 @@ def test_more_durable_than_cut_is_refused(make):
 def test_mark_makes_confirmed_seq_durable(make):
     """A mark has no records, keeps the seq, and is waited for like a batch."""
     writer = BatchWriter(make.state(next_seq=9))
-    header, records = decode(writer.mark(8))
+    header, records = decode(writer.mark(8, clean=True))
     assert (BatchKind.MARK, 9, 8, 0) == (
         header["kind"],
         header["first_seq"],
@@ -104,6 +104,22 @@ def test_mark_makes_confirmed_seq_durable(make):
     assert 1 == writer.in_flight_count
     assert writer.advance(2)
     assert 8 == writer.durable_seq
+
+
+def test_a_skip_is_counted_in_every_header_after_it(make):
+    """A skip has no records and keeps the seq; from then on each header says that there is one (B6)."""
+    writer = BatchWriter(make.state(next_seq=9, skip_count=2))
+    header, records = decode(writer.skip(5, 4))
+    assert (BatchKind.SKIP, 9, 5, 3, 4, 0) == (
+        header["kind"],
+        header["first_seq"],
+        header["skip_seq"],
+        header["skip_count"],
+        header["confirmed_seq"],
+        len(records),
+    )
+    header, _ = decode(writer.mark(8, clean=False))
+    assert (0, 3, 0) == (header["skip_seq"], header["skip_count"], header["clean"])
 
 
 def test_nothing_is_cut_from_half_a_frame(make):

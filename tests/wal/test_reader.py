@@ -5,12 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ringpit.engine.codes import CommandKind, Reason
 from ringpit.engine.records import COMMAND
 from ringpit.wal.batch import BatchKind
-from ringpit.wal.errors import ChecksumMismatch, Fenced, LogGap, LogUnavailable, LogVersionMismatch
+from ringpit.wal.errors import (
+    ChecksumMismatch,
+    Fenced,
+    LogGap,
+    LogUnavailable,
+    LogVersionMismatch,
+    SkipRefused,
+)
 from ringpit.wal.frames import FrameTorn, checksum_of
 from ringpit.wal.memory import MemoryLog
-from ringpit.wal.reader import Reader, recover
+from ringpit.wal.reader import Begin, Reader, recover, skips_of
 from ringpit.wal.writer import BatchWriter
 
 FRAMES = 12  # of the one true history: a marker and a command each
@@ -255,3 +263,118 @@ def test_claim_that_never_lands_is_given_up(make):
     """A log that accepts no writes ends recovery with a sentence, not with a wait for ever."""
     with pytest.raises(LogUnavailable, match=r"the claim on shard 3 is not in its log yet"):
         recover(MemoryLog(held=True), make.shard, make.generation, 2, lambda *_: None, timeout_seconds=0.0)
+
+
+# -- beginning at a snapshot, and skips
+
+
+def read_all(make, log, begin=None, position=0):
+    """Read a log from a position on, skips and all; the reader, and the records that it took."""
+    skips = skips_of(log, begin=begin, position=position)
+    reader = Reader(make.shard, make.generation, begin=begin, skips=skips)
+    taken = [reader.take(entry.batch, "here")[1] for entry in log.read(position)]
+    return reader, np.concatenate([make.frames(), *taken])
+
+
+def begin_behind(reader):
+    """What a snapshot would know where a reader stands."""
+    return Begin(
+        epoch=reader.epoch,
+        nonce=reader.nonce,
+        seq=reader.next_seq - 1,
+        checksum=reader.checksum,
+        confirmed_seq=reader.confirmed_seq,
+        skip_count=reader.skip_count,
+        log_seq=reader.next_seq - 1,
+    )
+
+
+@given(
+    steps=st.lists(st.sampled_from(["write", "write", "skip", "mark", "take over"]), max_size=25),
+    data=st.data(),
+)
+def test_whoever_begins_wherever_reads_the_same(make, steps, data):
+    """A reader behind a snapshot and one from the beginning agree about every record above the snapshot, skips included."""
+    batches, skipped, clean = [], set(), False
+    owner = Owner(make, batches, 1)
+    owner.log.held = False
+    for step in steps:
+        last_seq = owner.writer.next_seq - 1
+        clean = step == "mark" or (clean and step == "skip" and not last_seq)
+        if step == "write":
+            owner.write(make, last_seq + 10)
+        elif step == "mark":
+            owner.log.append(owner.writer.mark(last_seq, clean=True))
+        elif step == "skip" and last_seq:
+            seq = data.draw(st.sampled_from(range(2, last_seq + 1, 2)))  # each second record is a command
+            skipped.add(seq)
+            owner.log.append(owner.writer.skip(seq, 0))
+        elif step == "take over":
+            owner = Owner(make, batches, len(batches) + 2)
+            owner.log.held = False
+    log = MemoryLog(batches)
+    whole, records = read_all(make, log)
+    assert skipped == {
+        seq for seq, record in enumerate(records.view(COMMAND), 1) if record["verdict"] == Reason.SKIPPED
+    }
+    assert clean == whole.clean
+    cut = data.draw(st.integers(0, len(batches)))
+    early, applied = Reader(make.shard, make.generation, skips=whole.skips), 0
+    for batch in batches[:cut]:
+        applied += len(early.take(batch, "here")[1])
+    begin = begin_behind(early)
+    position = data.draw(st.integers(0, cut))  # a snapshot may say to read on from further back
+    later, rest = read_all(make, log, begin, position)
+    assert records[applied:].tobytes() == rest.tobytes()
+    assert begin_behind(whole) == begin_behind(later)
+    end, begin = len(batches), begin_behind(later)
+    state = recover(log, make.shard, make.generation, 9_999, pytest.fail, begin=begin, position=end)
+    assert (len(skipped) <= state.skip_count, len(records) + 1) == (True, state.next_seq)
+
+
+def test_a_skip_that_was_not_known_in_time_is_refused(make):
+    """A reader that applied a command and then learns that it was skipped must not go on (R6)."""
+    log = MemoryLog([make.claim(1), make.batch(make.frames(2))])
+    reader, _ = read_all(make, log)
+    late = make.batch(make.frames(), kind=BatchKind.SKIP, first_seq=4, skip_seq=2, skip_count=1)
+    with pytest.raises(
+        SkipRefused, match=r"there: seq 2 of shard 3 is skipped, but was taken before this was known"
+    ):
+        reader.take(late, "there")
+
+
+@pytest.mark.parametrize("kind", [CommandKind.EXTENSION, CommandKind.BANDS, CommandKind.MARKER])
+def test_what_is_no_command_cannot_be_skipped(make, kind):
+    """A skip of a marker or of half a command would tear the frame: the reader refuses it."""
+    frames = make.frames(2)
+    seq = 1 if kind is CommandKind.MARKER else 2
+    if seq == 2:
+        frames.view(COMMAND)["kind"][1] = kind
+    reader = Reader(make.shard, make.generation, skips=frozenset({seq}))
+    reader.take(make.claim(1), "claim")
+    with pytest.raises(SkipRefused, match=rf"here: seq {seq} of shard 3 is skipped, but is a {kind.name}"):
+        reader.take(make.batch(frames), "here")
+
+
+def test_a_skip_of_an_owner_that_was_replaced_says_nothing(make):
+    """R2 holds for skips too: one that arrives behind a newer claim is ignored by all."""
+    late = make.batch(make.frames(), kind=BatchKind.SKIP, first_seq=4, skip_seq=2, skip_count=1)
+    log = MemoryLog([make.claim(1), make.batch(make.frames(2)), make.claim(2, nonce=8, first_seq=4), late])
+    log.batches[2] = make.batch(
+        make.frames(), kind=BatchKind.CLAIM, epoch=2, nonce=8, first_seq=4, before=checksum_of(make.frames(2))
+    )
+    reader, records = read_all(make, log)
+    assert (0, 0) == (reader.skip_count, records.view(COMMAND)["verdict"].sum())
+
+
+def test_positions_are_of_the_newest_owner_s_rings(make):
+    """A start begins with none: positions of an earlier life may be larger, and would call durable what is not (R7)."""
+    batches = []
+    old = Owner(make, batches, 1)
+    old.log.held = False
+    old.write(make, 10)
+    reader, _ = read_all(make, MemoryLog(batches))
+    assert reader.positions.any()
+    Owner(make, batches, 2)
+    reader, _ = read_all(make, MemoryLog(batches))
+    assert not reader.positions.any()
