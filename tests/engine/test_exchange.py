@@ -17,6 +17,7 @@ from ringpit.engine import (
     UnknownEvent,
 )
 from ringpit.engine.codes import LevelKind, Queue, SelfTrade, Trait
+from ringpit.engine.digest import digest_of_each
 from ringpit.engine.limits import INT64_MAX
 from ringpit.shards.flow import creations, flow, frames
 from ringpit.testing.naive import NaiveExchange
@@ -455,3 +456,16 @@ def test_the_end_of_time_expires_what_is_there_and_ends():
     )
     assert [Reason.EXPIRED] == exchange.advance(INT64_MAX)["reason"].tolist()
     assert 0 == len(exchange.advance(INT64_MAX))
+
+
+def test_the_digest_of_an_event_is_that_of_a_shard_of_its_own():
+    """So that books can be compared wherever they live."""
+    both, alone = Exchange(), Exchange()
+    for exchange, events in ((both, (7, 3)), (alone, (3,))):
+        for event in events:
+            exchange.create_event(event)
+            exchange.order(event, order=1, account=event, side="sell", price=50, quantity=9)
+            exchange.order(event, order=2, account=1, side="buy", price=50, quantity=2)
+    assert [3, 7] == list(digest_of_each(both.tables))
+    assert {3: alone.digest()} == digest_of_each(alone.tables)
+    assert alone.digest() == digest_of_each(both.tables)[3] != digest_of_each(both.tables)[7]
