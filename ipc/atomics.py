@@ -3,12 +3,13 @@ Memory ordering: the only code in the project that says who may see what when.
 
 Everything that processes share are int64 cells in one-dimensional arrays. A kernel reads and writes
 its *own* cells as plain array items, and touches the cells that somebody else reads or writes through
-the four operations below. Each is one instruction of the machine, with the ordering in its name:
+the five operations below. Each is one instruction of the machine, with the ordering in its name:
 
     load_acquire      nothing after it is read early       partner: store_release, compare_and_swap
     store_release     nothing before it is written late    partner: load_acquire
     compare_and_swap  both, if it swaps; acquire if not    partner: load_acquire, fetch_or
     fetch_or          both                                 partner: compare_and_swap, load_acquire
+    fence_acquire     nothing before it is read late       partner: store_release, of whoever may write over it
 
 Fast here, because on x86 the acquiring load and the releasing store are plain moves (and `ldar`,
 `stlr` on ARM) and no call is left in the machine code. Slow here: compare_and_swap and fetch_or are
@@ -28,6 +29,7 @@ Invariants:
 
 import os
 import platform
+import signal
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -104,6 +106,15 @@ def _fetch_or(_context, cells, _index, _bits):
 
 
 @intrinsic
+def _fence_acquire(_context):
+    def codegen(context, builder, _signature, _args):
+        builder.fence("acquire")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
 def _pause(_context):
     if platform.machine() not in PAUSES:
         raise TypingError(
@@ -157,6 +168,9 @@ if TYPE_CHECKING or config.DISABLE_JIT:  # the interpreter, and mypy, see plain 
         cells[index] = before | bits
         return before
 
+    def fence_acquire():
+        """Nothing before is read after what follows: between reading what may be written over and asking whether it was."""
+
     def pause():
         """Wait some 10 to 100 cycles, leaving the execution units to the sibling core."""
 
@@ -172,12 +186,17 @@ if TYPE_CHECKING or config.DISABLE_JIT:  # the interpreter, and mypy, see plain 
         """Nanoseconds since the epoch (CLOCK_REALTIME): about 25 ns, and may step when the clock is set."""
         return time.time_ns()
 
+    def signal_self(number):
+        """Send this process a signal: fault points of tests kill or stop it in the middle of a kernel."""
+        signal.raise_signal(number)
+
 else:
     load_acquire, store_release = _load_acquire, _store_release
     compare_and_swap, fetch_or = _compare_and_swap, _fetch_or
-    pause, clock_ns = _pause, _clock_ns
+    fence_acquire, pause, clock_ns = _fence_acquire, _pause, _clock_ns
     _sched_yield = types.ExternalFunction("sched_yield", types.int32())
     _usleep = types.ExternalFunction("usleep", types.int32(types.int32))
+    _raise = types.ExternalFunction("raise", types.int32(types.int32))
 
     @njit(cache=True, nogil=True)
     def yield_core():
@@ -188,6 +207,11 @@ else:
     def nap_us(duration_us):
         """Sleep for at least so many microseconds, below a million; Linux adds about 50 of timer slack."""
         _usleep(duration_us)
+
+    @njit(cache=True, nogil=True)
+    def signal_self(number):
+        """Send this process a signal: fault points of tests kill or stop it in the middle of a kernel."""
+        _raise(number)
 
 
 @njit(cache=True)

@@ -14,6 +14,7 @@ def test_codes_are_those_of_the_system():
     assert Exit.UNAVAILABLE == os.EX_UNAVAILABLE
     assert Exit.BROKEN == os.EX_SOFTWARE
     assert Exit.LOG_FAILED == os.EX_IOERR
+    assert Exit.FENCED == os.EX_TEMPFAIL
     assert Exit.INTERRUPTED == 128 + 2
 
 
