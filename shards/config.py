@@ -39,7 +39,12 @@ ENVIRONMENT_SHORTCUTS: Final = {  # the long form wins
 INGRESS_SLOTS_LEAST: Final = 3  # of a delivery: its header, and a command with its own
 RING_SLOTS_MIN: Final = 1 << (2 * FRAME_SLOTS_MAX - 1).bit_length()  # a frame is written while another is read
 KAFKA_BATCH_BYTES: Final = (BATCH_BYTES_LEAST, 512 << 10)  # a whole frame; below the broker's limit of 1 MB
-CORE_LISTS: Final = {"routers": "routers", "workers": "shards", "journals": "shards"}  # key of cpu, of exchange
+CORE_LISTS: Final = {
+    "routers": "routers",
+    "workers": "shards",
+    "journals": "shards",
+    "followers": "shards",
+}  # key of cpu, of exchange
 STARS: Final = repr(Secret("hidden"))
 SECRET_KEYS: Final = {"rabbitmq.password": Secret, "rabbitmq.url": SecretUrl}
 
@@ -234,6 +239,12 @@ def broken_rules(config: Config) -> Iterator[tuple[str, str, str]]:
     low, high = KAFKA_BATCH_BYTES
     if config.log.kind == "kafka" and not low <= config.log.batch_bytes <= high:
         yield "log.batch_bytes", f"must be from {low} to {high} for Kafka", "its brokers refuse larger messages"
+    if config.log.kind == "memory" and config.follower.enabled:
+        yield (
+            "follower.enabled",
+            'must be false with log.kind = "memory"',
+            "a follower reads what the log holds: use segments or kafka",
+        )
     yield from broken_rabbitmq_rules(config)
 
 

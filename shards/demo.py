@@ -82,7 +82,7 @@ class Demo:
         """Run it, print the table, and return the exit code."""
         prepare_folder(self.config.data_folder())
         with Supervisor(self.config, self._say) as exchange:
-            if not exchange.wait_ready():
+            if not exchange.wait_ready(lambda: not self._interrupted()):
                 exchange.stop()
                 return exchange.code if exchange.code is not Exit.STOPPED else Exit.UNAVAILABLE
             self._say(f"accepting orders {exchange.ready_seconds:.2f} s after the processes were started")
@@ -234,7 +234,7 @@ class Demo:
         if config.log.kind == "segments":
             out.print(f"  log      {config.log_folder()}")
         elif config.log.kind == "kafka":
-            out.print(f"  log      Kafka topic {config.kafka.topic} at {config.kafka.bootstrap}")
+            out.print(f"  log      Kafka topic {config.log_topic()} at {config.kafka.bootstrap}")
         if config.output.sink == "files":
             for path in sorted((config.data_folder() / "out").iterdir()):
                 out.print(f"  output   {path}  {path.stat().st_size / 1e6:,.1f} MB")

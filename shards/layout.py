@@ -52,19 +52,29 @@ class State(IntEnum):
     RECOVERING = 1
     RUNNING = 2
     DRAINED = 3
+    FOLLOWING = 4  # a follower that could take over now
 
 
 class Role(IntEnum):
-    """The kinds of process, in the order in which they stop: whoever feeds others goes first."""
+    """
+    The kinds of process, in the order in which they stop: a follower first, or it would take over what stops; then
+    whoever feeds others.
+    """
 
-    ROUTER = 0
-    WORKER = 1
-    PUBLISHER = 2
+    FOLLOWER = 0
+    ROUTER = 1
+    WORKER = 2
+    PUBLISHER = 3
 
     @property
     def label(self) -> str:
-        """The name as it appears in segment names, messages and process titles."""
+        """The name as it appears in messages, on the board and in process titles."""
         return self.name.lower()
+
+    @property
+    def memory(self) -> str:
+        """The label of its segments: a follower's is a worker's, which it may become."""
+        return Role.WORKER.label if self is Role.FOLLOWER else self.label
 
 
 def first_position(incarnation: int) -> int:
@@ -82,15 +92,26 @@ def segment_name(config: Config, label: str, index: int, incarnation: int) -> st
     return f"{prefix(config)}{label}.{index}.{incarnation}"
 
 
+BOARD_WORDS: Final = {  # besides incarnation and stop
+    Role.FOLLOWER: ("take_over",),  # incarnation of a worker that is known to be dead
+    Role.WORKER: ("careful",),  # up to this seq: one record at a time, because a worker died there
+}
+
+
 def board_layout(config: Config) -> SegmentLayout:
-    """Incarnation and stop request of every process."""
+    """
+    Incarnation and stop request of every process.
+
+    A worker's incarnation is its shard's leadership: a word that only moves by compare-and-swap, by the supervisor or by
+    the follower that takes over.
+    """
     return SegmentLayout(
         "board",
         tuple(
             f"{role.label}.{index}.{word}"
             for role, count in counts(config).items()
             for index in range(count)
-            for word in ("incarnation", "stop")
+            for word in ("incarnation", "stop", *BOARD_WORDS.get(role, ()))
         ),
         version=LAYOUT_VERSION,
     )
@@ -102,6 +123,7 @@ def counts(config: Config) -> dict[Role, int]:
         Role.ROUTER: config.exchange.routers,
         Role.WORKER: config.exchange.shards,
         Role.PUBLISHER: 1,
+        Role.FOLLOWER: config.exchange.shards if config.follower.enabled else 0,
     }
 
 
@@ -129,14 +151,34 @@ def router_layout(config: Config) -> SegmentLayout:
 
 
 def worker_layout(config: Config) -> SegmentLayout:
-    """A worker's words, its journal and output rings, its events, its histograms and its answers."""
+    """
+    A worker's or a follower's words, its journal and output rings, its events, its histograms and its answers.
+
+    `followed_...` are what a worker tells its follower, `follows_...` what a follower tells its worker. From `frozen_ns`
+    on: when a take-over reached each point, and how far behind the follower was; the last two are told of any start.
+    """
     words = [
+        "pid",
         "heartbeat",
         "journal_heartbeat",
         "state",
         "epoch",
         "matched_seq",
+        "in_hand_seq",
+        "trying_seq",
         "durable_seq",
+        "log_position",
+        "busy_until_ns",
+        "followed_by",
+        "followed_from",
+        "follows",
+        "follows_position",
+        "continues",
+        "frozen_ns",
+        "lag_records",
+        "sequenced_ns",
+        "first_match_ns",
+        "first_durable_ns",
         "journal_tail",
         "journal_head",
         "output_tail",
@@ -144,6 +186,8 @@ def worker_layout(config: Config) -> SegmentLayout:
         "orders_resting",
         "log_bytes",
         "recovered_seq",
+        "replayed_seq",
+        "replay_to_seq",
         "cpu_ns",
         "journal_cpu_ns",
     ]

@@ -23,6 +23,7 @@ from ringpit.engine.limits import INT64_MAX, power_of_two
 from ringpit.ipc.atomics import load_cell, store_cell
 from ringpit.ipc.ring import published, release
 from ringpit.shards import feed, render
+from ringpit.shards.faults import Step, met
 from ringpit.shards.feed import INDEX_MAX, Progress
 from ringpit.shards.layout import first_position
 from ringpit.shards.mirror import Mirror, MirrorCell, frame_ns_at, rebuild, remember_frame_ns
@@ -47,6 +48,7 @@ class ShardViews(NamedTuple):
     head: Word  # publisher: what is confirmed
     confirmed_seq: Word  # publisher: every report up to it is confirmed
     mirror: Mirror  # publisher: its depth mirror
+    leads: Word | None = None  # board: the incarnation that leads the shard; None: this one, always
 
 
 class Output:
@@ -93,6 +95,8 @@ class Output:
         matched_seq = load_cell(*views.matched_seq)  # before the tail: reports up to it lie below the tail (P3)
         tail = published(*views.tail)
         limit_seq = INT64_MAX if self.early else load_cell(*views.durable_seq)
+        if views.leads is not None and load_cell(*views.leads) != views.incarnation:
+            return self.position, load_cell(*views.confirmed_seq)  # what it says now may count for no reader
         end = min(feed.releasable(views.slots, self.position, tail, limit_seq), self.position + reports_max)
         complete_seq = matched_seq if end == tail else int(self.report_at(end)["seq"]) - 1
         return end, min(complete_seq, limit_seq)
@@ -113,6 +117,7 @@ class Output:
         self.tokens -= 1
         remember_frame_ns(self.views.mirror, token.position, token.frame_ns)
         release(*self.views.head, token.position)  # pairs with the worker's `free_room`
+        met(Step.GIVEN_BACK)
         self.confirm_seq(token.seq)
 
     def confirm_seq(self, seq: int) -> None:

@@ -25,6 +25,7 @@ from ringpit.shards.layout import (
 )
 
 LAYOUTS: Final[dict[Role, Callable[[Config], SegmentLayout]]] = {
+    Role.FOLLOWER: worker_layout,
     Role.ROUTER: router_layout,
     Role.WORKER: worker_layout,
     Role.PUBLISHER: publisher_layout,
@@ -69,7 +70,9 @@ class Peers:
         deadline = time.monotonic() + ATTACH_TIMEOUT_SECONDS
         while True:
             incarnation = self.incarnation(role, index)
-            name = segment_name(self._config, role.label, index, incarnation)
+            if incarnation == 0:
+                raise SegmentMissing(f"there is no {role.label} {index} now: the board names none")
+            name = segment_name(self._config, role.memory, index, incarnation)
             try:
                 segment = Segment.attach(name, self._layouts[role])
             except SegmentMissing:  # it has been replaced between our two looks, or is not there yet

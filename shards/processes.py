@@ -18,16 +18,20 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from ringpit.engine.kernels import kernel  # noqa: F401 - chooses numba's cache before any kernel is defined
+from ringpit.engine.state import StateTooLarge
 from ringpit.ipc.idle import SPINS_MAX, YIELDS_MAX, Idle
 from ringpit.ipc.segment import Segment, SegmentError
 from ringpit.shards.amqp import BrokerRefused, Endpoint
 from ringpit.shards.config import Config, ConfigError
 from ringpit.shards.directory import Directory
 from ringpit.shards.exits import Exit
+from ringpit.shards.faults import VARIABLE, arm_from
+from ringpit.shards.follower import FellBehind, Follower
 from ringpit.shards.ingress import Cell, IngressIntake
 from ringpit.shards.intake import Intake, RabbitIntake
 from ringpit.shards.layout import Role, State, first_position, ingress_layout, segment_name
@@ -42,15 +46,19 @@ from ringpit.shards.worker import Worker, WorkerFrozen
 from ringpit.wal.errors import (
     BatchDamaged,
     ChecksumMismatch,
+    Fenced,
     LogError,
     LogGap,
     LogUnavailable,
     LogVersionMismatch,
+    SkipRefused,
+    SnapshotForeign,
+    SnapshotMissing,
 )
-from ringpit.wal.kafka import KafkaLog, KafkaSettings
-from ringpit.wal.log import Log
+from ringpit.wal.kafka import KafkaLog, KafkaSettings, KafkaView
+from ringpit.wal.log import Log, LogView
 from ringpit.wal.memory import MemoryLog
-from ringpit.wal.segments import SegmentLog
+from ringpit.wal.segments import SegmentLog, SegmentView
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_NAME: Final = 15
@@ -58,7 +66,18 @@ POLL_SECONDS: Final = 0.001
 ADDRESSED_CYCLE_REPORTS: Final = (
     1 << 14
 )  # of a backlog: the more at once, the fewer messages, which the broker pays for
-REFUSALS: Final = (BatchDamaged, ChecksumMismatch, LogGap, LogVersionMismatch, SegmentError, BrokerRefused)
+DYING_SECONDS: Final = 5.0
+REFUSALS: Final = (
+    BatchDamaged,
+    ChecksumMismatch,
+    LogGap,
+    LogVersionMismatch,
+    SkipRefused,
+    SnapshotForeign,
+    SnapshotMissing,
+    SegmentError,
+    BrokerRefused,
+)
 
 
 def say_as(name: str) -> Callable[[str], None]:
@@ -72,9 +91,8 @@ def say_as(name: str) -> Callable[[str], None]:
 
 def enter(config: Config, role: Role, index: int) -> None:
     """Make this a child of the supervisor: dies with it, leaves signals to it, runs where it shall."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(PR_SET_NAME, f"{role.label}-{index}".encode(), 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    name_process(role, index)
     let_go_of_fork_server()
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():  # it ended before the kernel knew that we shall, too
@@ -85,6 +103,11 @@ def enter(config: Config, role: Role, index: int) -> None:
     cores = config.cpu.cores("publisher" if role is Role.PUBLISHER else f"{role.label}s", index)
     if cores:
         os.sched_setaffinity(0, cores)
+
+
+def name_process(role: Role, index: int) -> None:
+    """The name that `ps` and `top` show."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NAME, f"{role.label}-{index}".encode(), 0, 0, 0)
 
 
 def let_go_of_fork_server() -> None:
@@ -106,18 +129,25 @@ def run_role(config: Config, role: Role, index: int, incarnation: int) -> None:
     say = say_as(name)
     code = Exit.STOPPED
     try:
+        arm_from(os.environ.get(VARIABLE, ""), f"{name}.{incarnation}")
         enter(config, role, index)
         MAINS[role](config, index, incarnation, say)
     except REFUSALS as error:
         say(str(error))
         code = Exit.REFUSED
+    except FellBehind as error:
+        say(str(error))
+        code = Exit.FELL_BEHIND
     except (LogUnavailable, ConnectionError) as error:
         say(str(error))
         code = Exit.UNAVAILABLE
+    except Fenced as error:
+        say(str(error))
+        code = Exit.FENCED
     except (LogError, SinkFailed, WorkerFrozen) as error:
         say(str(error))
         code = Exit.LOG_FAILED
-    except ConfigError as error:
+    except (ConfigError, StateTooLarge) as error:
         say(str(error))
         code = Exit.CONFIG
     except BaseException:  # noqa: BLE001 - the supervisor starts it again, and the reason is on the terminal
@@ -130,7 +160,7 @@ def run_role(config: Config, role: Role, index: int, incarnation: int) -> None:
 
 def own_segment(config: Config, role: Role, index: int, incarnation: int) -> Segment:
     """The segment that the supervisor made for this incarnation."""
-    return Segment.attach(segment_name(config, role.label, index, incarnation), LAYOUTS[role](config))
+    return Segment.attach(segment_name(config, role.memory, index, incarnation), LAYOUTS[role](config))
 
 
 @contextmanager
@@ -146,22 +176,37 @@ def opening() -> Iterator[None]:
 
 @opening()
 def open_log(config: Config, shard: int) -> Log:
-    """The shard's log, as the configuration says. Raises LogUnavailable, or ConfigError."""
+    """
+    The shard's log, as the configuration says. Raises LogUnavailable, or ConfigError.
+
+    Whoever had it before may be dying: its lock goes when it is dead, which takes the kernel some milliseconds.
+    """
     if config.log.kind == "segments":
-        return SegmentLog(config.log_folder(), shard, fsync=config.log.fsync)
+        return SegmentLog(
+            config.log_folder(), shard, fsync=config.log.fsync, lock_timeout_seconds=DYING_SECONDS
+        )
     if config.log.kind == "memory":
         return MemoryLog()
     return KafkaLog(kafka_settings(config), shard)
+
+
+@opening()
+def open_view(config: Config, shard: int) -> LogView:
+    """The shard's log, for reading beside its owner. Raises LogUnavailable, or ConfigError."""
+    if config.log.kind == "segments":
+        return SegmentView(config.log_folder(), shard)
+    return KafkaView(kafka_settings(config), shard)
 
 
 def kafka_settings(config: Config) -> KafkaSettings:
     """The log's own form of [kafka]."""
     return KafkaSettings(
         bootstrap_servers=config.kafka.bootstrap,
-        topic=config.kafka.topic,
+        topic=config.log_topic(),
         shards=config.exchange.shards,
         replication_factor=config.kafka.replication,
         flush_messages=config.kafka.flush_messages or None,
+        transactional=config.kafka.transactional,
         connect_timeout_seconds=config.kafka.connect_seconds,
         settings=config.kafka.settings,
     )
@@ -252,7 +297,9 @@ def run_router(config: Config, index: int, incarnation: int, say: Callable[[str]
     placement = dict(config.placement.events)
     directory = Directory(shards, config.limits.events * shards, placement)
     self_trade = config.orders.self_trade_mode()
-    router = Router(index, segment, first_position(incarnation), intake, directory, shards, say, self_trade)
+    leader = partial(peers.incarnation, Role.WORKER)
+    first = first_position(incarnation)
+    router = Router(index, segment, first, intake, directory, shards, say, self_trade, leader)
     seen = [0] * shards
     deadline = 0.0
     turns = 0
@@ -286,13 +333,21 @@ def run_worker(config: Config, index: int, incarnation: int, say: Callable[[str]
     Worker(config, index, segment, Peers(config), lambda: open_log(config, index), say).run()
 
 
+def run_follower(config: Config, index: int, incarnation: int, say: Callable[[str], None]) -> None:
+    """Follow a shard's worker until told to stop, or become it."""
+    segment = own_segment(config, Role.FOLLOWER, index, incarnation)
+    worker = Worker(config, index, segment, Peers(config), lambda: open_log(config, index), say)
+    promoted = partial(name_process, Role.WORKER, index)
+    Follower(worker, lambda: open_view(config, index), say, promoted).run()
+
+
 def mirror_of(config: Config, segment: Segment, shard: int) -> Mirror:
     """A shard's depth mirror in the publisher's segment."""
     names = (name for name, _, _ in mirror_regions(config.limits.limits()))
     return Mirror(*(segment.region(f"{name}.{shard}") for name in names))
 
 
-def views_of(config: Config, shard: int, own: Segment, worker: Segment) -> ShardViews:
+def views_of(config: Config, shard: int, own: Segment, worker: Segment, board: Segment) -> ShardViews:
     """What the publisher reads and writes of one shard."""
 
     def word(segment: Segment, name: str) -> Word:
@@ -307,6 +362,7 @@ def views_of(config: Config, shard: int, own: Segment, worker: Segment) -> Shard
         head=word(own, f"output_head.{shard}"),
         confirmed_seq=word(own, f"confirmed_seq.{shard}"),
         mirror=mirror_of(config, own, shard),
+        leads=word(board, f"worker.{shard}.incarnation"),
     )
 
 
@@ -339,7 +395,7 @@ def run_publisher(config: Config, index: int, incarnation: int, say: Callable[[s
             if current != seen[shard]:
                 worker = peers.attach(Role.WORKER, shard)
                 if worker.load("output_tail") >= first_position(worker.incarnation):  # it has set its words
-                    publisher.attach_shard(shard, views_of(config, shard, segment, worker))
+                    publisher.attach_shard(shard, views_of(config, shard, segment, worker, peers.board))
                     seen[shard] = worker.incarnation
         worked = publisher.step(time.time_ns())
         turns += 1
@@ -368,4 +424,9 @@ def tell_published(segment: Segment, publisher: Publisher) -> None:
     segment.store("cpu_ns", time.process_time_ns())
 
 
-MAINS: Final = {Role.ROUTER: run_router, Role.WORKER: run_worker, Role.PUBLISHER: run_publisher}
+MAINS: Final = {
+    Role.FOLLOWER: run_follower,
+    Role.ROUTER: run_router,
+    Role.WORKER: run_worker,
+    Role.PUBLISHER: run_publisher,
+}

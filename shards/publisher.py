@@ -28,6 +28,7 @@ import numpy as np
 from ringpit.engine.limits import INT64_MAX
 from ringpit.ipc import histogram
 from ringpit.shards import feed, mirror, quotes, render
+from ringpit.shards.faults import Step, met
 from ringpit.shards.feed import Progress
 from ringpit.shards.mirror import DEPTH_CHANGED, PRICE_CHANGED, MirrorCell
 from ringpit.shards.output import Output, ShardViews
@@ -184,7 +185,9 @@ class Publisher:
             if output.tokens == 0:  # commands without reports, and the last report's seq once it is matched
                 output.confirm_seq(complete_seq)
             return 0
+        met(Step.RELEASED)
         self._send_range(output, start, end, now_ns)
+        met(Step.SENT)
         output.position = end
         output.tokens += 1
         self._barriers += 1
@@ -309,6 +312,7 @@ class Publisher:
         confirmed = 0
         while self._pending and self._pending[0].number <= newest.number:
             token = self._pending.popleft()
+            met(Step.CONFIRMED)
             self._outputs[token.shard].confirm(token)
             confirmed += 1
         return confirmed

@@ -19,10 +19,11 @@ from typing import BinaryIO, Final
 import numpy as np
 
 from ringpit.engine.codes import CommandKind
+from ringpit.engine.image import images
 from ringpit.engine.limits import Limits
 from ringpit.engine.machine import process
 from ringpit.engine.records import COMMAND, MARKER, REPORT
-from ringpit.engine.tables import allocate
+from ringpit.engine.tables import Tables, allocate
 from ringpit.shards.messages import MalformedMessage, decode, to_commands
 from ringpit.shards.mirror import allocate_mirror
 from ringpit.shards.output import ShardViews, Word
@@ -38,18 +39,35 @@ TAIL, DURABLE, MATCHED, HEAD, CONFIRMED = range(5)
 class Replay:
     """One exchange of one shard, fed by lines."""
 
-    def __init__(self, descriptor: int, name: str) -> None:
-        """Writes to an open file descriptor; `name` is for messages."""
-        limits = Limits()
-        self._tables = allocate(limits, market_data=True)
+    def __init__(
+        self,
+        descriptor: int,
+        name: str,
+        *,
+        shard: int = 0,
+        generation: int = 1,
+        limits: Limits | None = None,
+        tables: Tables | None = None,
+        seq: int = 0,
+    ) -> None:
+        """
+        Writes to an open file descriptor; `name` is for messages.
+
+        A replay of a log is of a shard and generation, and may go on from `tables` (with market data) that have reached
+        a seq.
+        """
+        limits = limits or Limits()
+        self._tables = allocate(limits, market_data=True) if tables is None else tables
         self._ring = np.zeros(REPORT_SLOTS, REPORT)
         self._words = np.zeros(5, np.int64)
         self._specs: dict[int, PriceSpec] = {}
-        self._seq = 1
-        self._publisher = Publisher(ReportsOnly(StreamSink(descriptor, name)), Settings())
+        self._seq = seq + 1
+        self._words[DURABLE] = self._words[MATCHED] = self._words[CONFIRMED] = seq
+        settings = Settings(generation=generation)
+        self._publisher = Publisher(ReportsOnly(StreamSink(descriptor, name)), settings)
         words = [Word(self._words, index) for index in range(5)]
         self._publisher.attach_shard(
-            0,
+            shard,
             ShardViews(
                 slots=self._ring,
                 incarnation=0,
@@ -61,6 +79,22 @@ class Replay:
                 mirror=allocate_mirror(limits),
             ),
         )
+        for image in images(self._tables, seq):  # the publisher learns the books that are open already
+            self._show(image)
+
+    def _show(self, image: np.ndarray) -> None:
+        """Publish reports that no command makes."""
+        for begin in range(0, len(image), REPORT_SLOTS):
+            chunk = image[begin : begin + REPORT_SLOTS]
+            tail = int(self._words[TAIL])
+            self._ring[(tail + np.arange(len(chunk))) & (REPORT_SLOTS - 1)] = chunk
+            self._words[TAIL] = tail + len(chunk)
+            self._publish()
+
+    def _publish(self) -> None:
+        """Let the publisher take everything that is in the ring."""
+        while self._words[HEAD] < self._words[TAIL]:
+            self._publisher.step(0)
 
     def apply(self, frames: list[np.ndarray]) -> None:
         """Apply frames (COMMAND arrays, a marker first) in order, and write their reports."""
@@ -89,8 +123,7 @@ class Replay:
             self._words[TAIL] = written
             self._words[DURABLE] = self._seq  # a command that goes on in the next round counts, too
             self._words[MATCHED] = self._seq - 1
-            while self._words[HEAD] < written:
-                self._publisher.step(0)
+            self._publish()
 
     def frame(self, line: bytes) -> np.ndarray:
         """A line as a frame. Raises MalformedMessage."""

@@ -37,6 +37,7 @@ from ringpit.ipc.atomics import load_cell, store_cell
 from ringpit.ipc.segment import Segment
 from ringpit.shards.delivery import Delivery, Intake
 from ringpit.shards.directory import EVERY_SHARD, Directory, deal
+from ringpit.shards.faults import Step, met
 from ringpit.shards.kernels import kernel
 from ringpit.shards.layout import State
 from ringpit.shards.messages import MalformedMessage, decode, to_commands
@@ -108,6 +109,7 @@ class Router:
         shards: How many there are.
         say: Gets one line for each change worth knowing.
         self_trade: Mode of new orders that name none; packed ones always do.
+        leader: Tells the incarnation that leads a shard now; None: whoever was attached last.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Router:
         shards: int,
         say: Callable[[str], None],
         self_trade: SelfTrade = SelfTrade.NONE,
+        leader: Callable[[int], int] | None = None,
     ) -> None:
         """Starts with no worker attached: nothing is dealt before `attach` was called for each shard."""
         self.index = index
@@ -128,6 +131,7 @@ class Router:
         self._directory = directory
         self._say = say
         self._self_trade = self_trade
+        self._leader = leader
         layout = segment.layout
         self._lines = []
         for shard in range(shards):
@@ -139,6 +143,8 @@ class Router:
         self._durable = [0] * shards  # as last seen
         self._workers: list[Segment | None] = [None] * shards
         self._awaited: set[int] = set(range(shards))  # shards whose worker has not been greeted
+        self._greeted = [0] * shards  # incarnation of each worker that was greeted last
+        self._redeliver = False  # a worker was greeted that does not go on with our ring
         self._pending: deque[Pending] = deque()
         self._dead_settled: set[int] = set()
         self._waiting: deque[Delivery] = deque()
@@ -171,7 +177,11 @@ class Router:
         self._awaited.add(shard)
 
     def _greet(self) -> None:
-        """Greet recovered workers: learn their events, tell them where to begin, have the rest delivered again."""
+        """
+        Greet recovered workers: learn their events, tell them where to begin, have the rest delivered again.
+
+        A follower that took over goes on where its predecessor stood in our ring: nothing has to come again.
+        """
         running = [
             shard
             for shard in self._awaited
@@ -182,12 +192,16 @@ class Router:
             assert worker is not None
             self._directory.learn(shard, worker)
             line = self._lines[shard]
-            store_cell(self._segment.cells, line.base, self._tails[shard])
+            if not self._greeted[shard] or worker.load("continues") != self._greeted[shard]:
+                store_cell(self._segment.cells, line.base, self._tails[shard])
+                self._heads[shard] = 0
+                self._durable[shard] = 0
+                self._redeliver = True
+            self._greeted[shard] = worker.incarnation
             store_cell(self._segment.cells, line.peer, worker.incarnation)  # pairs with the worker's acquire
-            self._heads[shard] = 0
-            self._durable[shard] = 0
             self._awaited.discard(shard)
-        if running and not self._awaited:
+        if self._redeliver and not self._awaited:
+            self._redeliver = False
             self._directory.place()
             if self._opened:
                 self._intake.reopen()
@@ -263,14 +277,19 @@ class Router:
         for shard, worker in enumerate(self._workers):
             assert worker is not None
             cell = worker.layout.index(f"durable_position.{self.index}")
-            self._durable[shard] = load_cell(worker.cells, cell)  # pairs with the journal's release
+            durable = load_cell(worker.cells, cell)  # pairs with the journal's release
+            if self._leader is not None and self._leader(shard) != worker.incarnation:
+                return 0  # it leads no more: what it calls durable may count for no reader
+            self._durable[shard] = durable
         tag = count = 0
         while self._pending and self._settled(self._pending[0]):
             tag = self._pending.popleft().tag
             self._dead_settled.discard(tag)
             count += 1
         if count:
+            met(Step.BEFORE_ACKNOWLEDGE)
             self._intake.acknowledge(tag)
+            met(Step.ACKNOWLEDGED)
             self.acknowledged += count
         return count
 
@@ -309,6 +328,7 @@ class Router:
         touched = [(shard, number) for shard, number in enumerate(self._counts.tolist()) if number]
         if not all(self._has_room(shard, number + 1) for shard, number in touched):
             return False
+        met(Step.TAKEN)
         self._facts[:] = (self.index, *delivery.key, body_hash(delivery.body), time.time_ns())
         positions = []
         for shard, number in touched:
@@ -319,6 +339,8 @@ class Router:
             self._tails[shard] = tail
             store_cell(self._segment.cells, line.tail, tail)  # pairs with the worker's acquire
             positions.append((shard, tail))
+            met(Step.DEALT_TO_ONE)
+        met(Step.DEALT)
         if created:
             self._learn_created(commands)
         self._pending.append(Pending(delivery.tag, tuple(positions), dead=False))

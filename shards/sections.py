@@ -21,6 +21,7 @@ from ringpit.engine.codes import SelfTrade
 from ringpit.engine.limits import Limits
 from ringpit.wal.writer import BATCH_BYTES_LEAST
 
+GENERATION_PREFIX: Final = "generation-"
 SECRET_SETTING: Final = re.compile(r"password|secret|token|jaas|\.pem$|credential", re.IGNORECASE)
 
 
@@ -72,9 +73,16 @@ class Exchange(Section, frozen=True):
     ] = 2
     routers: Annotated[int, Meta(ge=1, le=8, description="router processes, 1 to 8")] = 1
     generation: Annotated[
-        int, Meta(ge=1, le=1 << 30, description="topology generation; rises when shards are recut")
-    ] = 1
+        int,
+        Meta(
+            ge=0, le=1 << 30, description="topology generation, 0: what topology.json says; another is refused"
+        ),
+    ] = 0
     stop_seconds: Annotated[int, Meta(ge=1, le=3600, description="patience of a clean stop, 1 to 3600")] = 30
+    hang_seconds: Annotated[
+        int,
+        Meta(ge=0, le=3600, description="a process whose heart stands still for so long is killed; 0: never"),
+    ] = 30
 
 
 class LimitsConfig(Section, frozen=True):
@@ -196,6 +204,10 @@ class Kafka(Section, frozen=True):
     flush_messages: Annotated[
         int, Meta(ge=0, le=1 << 30, description="1: the broker syncs every batch; 0: its default")
     ] = 0
+    transactional: Annotated[
+        bool,
+        Meta(description="a start on another host fences the owner of a shard here: for two hosts, one log"),
+    ] = False
     connect_seconds: Annotated[int, Meta(ge=1, le=3600, description="patience at start, 1 to 3600")] = 30
     settings: Annotated[dict[str, Setting], Meta(description="librdkafka settings, passed through")] = {}
     settings_file: Annotated[str, Meta(description="more of them, as TOML or key=value lines; for secrets")] = (
@@ -217,6 +229,7 @@ class Cpu(Section, frozen=True):
     routers: CoresEach = []
     workers: CoresEach = []
     journals: CoresEach = []
+    followers: CoresEach = []
     publisher: Cores = []
 
     def cores(self, key: str, index: int = 0) -> list[int]:
@@ -233,6 +246,27 @@ class Wait(Section, frozen=True):
     mode: Annotated[
         Literal["sleep", "spin", "spin-then-yield"], Meta(description="spin only on cores of one's own")
     ] = "sleep"
+
+
+class Follower(Section, frozen=True):
+    """A hot standby for each shard, on this machine: it follows the worker, takes the snapshots, and takes over."""
+
+    enabled: Annotated[
+        bool, Meta(description="one follower a shard: another process, and its memory once more")
+    ] = False
+    heartbeat_ms: Annotated[
+        int, Meta(ge=1, le=60_000, description="a worker silent for so long is replaced, 1 to 60000")
+    ] = 250
+
+
+class Snapshots(Section, frozen=True):
+    """State at rest, from which a start goes on instead of from the log's beginning."""
+
+    folder: Annotated[str, Meta(description="of the files; empty: snapshots in the data folder")] = ""
+    interval_seconds: Annotated[
+        int, Meta(ge=0, le=1 << 20, description="time between two of a shard; 0: at a clean stop only")
+    ] = 60
+    keep: Annotated[int, Meta(ge=2, le=1_000, description="how many of a shard are kept, 2 to 1000")] = 3
 
 
 class Placement(Section, frozen=True):
@@ -258,6 +292,8 @@ class Config(Section, frozen=True):
     kafka: Kafka = Kafka()
     cpu: Cpu = Cpu()
     wait: Wait = Wait()
+    follower: Follower = Follower()
+    snapshots: Snapshots = Snapshots()
     placement: Placement = Placement()
     sources: dict[str, str] = {}
 
@@ -265,6 +301,21 @@ class Config(Section, frozen=True):
         """Folder of everything that is written."""
         return Path(self.exchange.data)
 
+    def generation_folder(self) -> str:
+        """Name of the generation's own folder under those of logs and snapshots; the first one has none, and no name."""
+        return f"{GENERATION_PREFIX}{self.exchange.generation:04}" if self.exchange.generation > 1 else ""
+
+    def snapshots_folder(self) -> Path:
+        """Folder of the generation's snapshots."""
+        folder = Path(self.snapshots.folder) if self.snapshots.folder else self.data_folder() / "snapshots"
+        return folder / self.generation_folder()
+
     def log_folder(self) -> Path:
-        """Folder of the segment files."""
-        return Path(self.log.folder) if self.log.folder else self.data_folder() / "log"
+        """Folder of the generation's segment files."""
+        folder = Path(self.log.folder) if self.log.folder else self.data_folder() / "log"
+        return folder / self.generation_folder()
+
+    def log_topic(self) -> str:
+        """Topic of the generation's log in Kafka."""
+        generation = self.exchange.generation
+        return f"{self.kafka.topic}.{generation}" if generation > 1 else self.kafka.topic

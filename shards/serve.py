@@ -40,12 +40,16 @@ from ringpit.engine.limits import INT64_MAX, REPORTS_PER_STEP_MAX
 from ringpit.engine.machine import process
 from ringpit.engine.records import COMMAND, MARKER
 from ringpit.engine.tables import Cell, Tables
-from ringpit.ipc.atomics import clock_ns, load_acquire, store_release
+from ringpit.ipc.atomics import clock_ns, load_acquire, signal_self, store_release
 from ringpit.ipc.histogram import record_many
 from ringpit.ipc.idle import idle_step
 from ringpit.ipc.ring import free_room, publish_freezable, published, release
+from ringpit.shards.faults import Step
 from ringpit.wal.frames import NO_ROUTER
 
+RING_FROZEN: Final = -1  # what a step answers: another process has frozen our rings
+BROKEN_OFF: Final = -2  # a simulation ends here
+STEP_MAX: Final = 1 << 40  # a whole run
 RUN_SLOTS_MAX: Final = 2_048  # slots a run takes beyond its first frame: bounds the work between two heartbeats
 
 
@@ -60,6 +64,9 @@ class At(IntEnum):
     MATCHED_SEQ = auto()
     EVENTS_COUNT = auto()
     ORDERS_RESTING = auto()
+    IN_HAND_SEQ = auto()
+    TRYING_SEQ = auto()
+    FIRST_MATCH_NS = auto()
     INPUT_TAIL = auto()  # in the router's cells
     OUTPUT_HEAD = auto()  # in the publisher's cells
     BELL = auto()  # in the clients' cells
@@ -82,6 +89,11 @@ class Own(IntEnum):
     TAKEN_NS = auto()  # when the run in hand was taken
     TAKEN = auto()  # records of it
     BELL = auto()  # the clients' bell as it was when Python last looked what they ask
+    STEP = auto()  # most records matched at once
+    WAKE_NS = auto()  # engine time from which on Python wants a turn between two runs; 0: never
+    FAULT_STEP = auto()  # see faults.py: the step at which a test ends or stops this process
+    FAULT_SIGNAL = auto()
+    FAULT_LEFT = auto()
 
 
 class Turn(IntEnum):
@@ -92,6 +104,7 @@ class Turn(IntEnum):
     PEERS_CHANGED = 2
     FROZEN = 3
     QUERY = 4
+    BROKEN_OFF = 5  # a simulation ended it at a fault point
 
 
 class Wires(NamedTuple):
@@ -114,6 +127,7 @@ class Wires(NamedTuple):
     events: np.ndarray  # EVENT
     wait_ns: np.ndarray  # histograms, int64
     match_ns: np.ndarray
+    clock: np.ndarray  # int64 x 1: the time in a simulation; 0: the machine's
 
 
 def tick_frame() -> np.ndarray:
@@ -125,6 +139,26 @@ def tick_frame() -> np.ndarray:
     marker[0]["count"] = 1
     frame[1]["kind"] = CommandKind.TICK
     return frame
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def time_of(w):
+    """Nanoseconds since the epoch."""
+    return w.clock[0] if w.clock[0] != 0 else clock_ns()
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def met(w, step):
+    """Pass a fault point. True: a simulation ends the process here; a signal is sent from here."""
+    if w.own[Own.FAULT_STEP] != step:
+        return False
+    w.own[Own.FAULT_LEFT] -= 1
+    if w.own[Own.FAULT_LEFT] != 0:
+        return False
+    if w.own[Own.FAULT_SIGNAL] == 0:
+        return True
+    signal_self(w.own[Own.FAULT_SIGNAL])
+    return False
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -158,16 +192,19 @@ def journal_run(w, head, count, tail, now_ns):
 
 @njit(cache=True, nogil=True, _nrt=False)
 def publish_run(w, count, input_end, now_ns):
-    """Give the journal what was written behind the last run, and take it in hand. Returns 1, or -1: frozen."""
+    """Give the journal what was written behind the last run, and take it in hand. Returns 1, or RING_FROZEN or BROKEN_OFF."""
     journal_tail = w.own[Own.RUN_END]
+    if met(w, Step.COPIED):
+        return BROKEN_OFF
     if not publish_freezable(w.cells, w.at[At.JOURNAL_TAIL], journal_tail, journal_tail + count):
-        return -1
+        return RING_FROZEN
     w.own[Own.RUN_AT] = journal_tail
     w.own[Own.RUN_END] = journal_tail + count
     w.own[Own.INPUT_END] = input_end
     w.own[Own.TAKEN_NS] = now_ns
     w.own[Own.TAKEN] = count
-    return 1
+    store_release(w.cells, w.at[At.IN_HAND_SEQ], w.own[Own.SEQ] + count - 1)  # for whoever finds us dead
+    return BROKEN_OFF if met(w, Step.JOURNALED) else 1
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -196,7 +233,7 @@ def take_tick(t, w, clock):
 
 @njit(cache=True, nogil=True, _nrt=False)
 def take_run(w, last_ns):
-    """Take the frames that wait, if the journal has room. Returns 1 taken, 0 nothing to do, -1 frozen."""
+    """Take the frames that wait, if the journal has room. Returns 1 taken, 0 nothing to do, or RING_FROZEN or BROKEN_OFF."""
     head = w.cells[w.at[At.INPUT_HEAD]]  # plain: only this process writes it
     tail = published(w.router, w.at[At.INPUT_TAIL])
     if tail <= head:
@@ -205,7 +242,7 @@ def take_run(w, last_ns):
     journal_tail = w.own[Own.RUN_END]
     if free_room(journal_tail, w.cells, w.at[At.JOURNAL_HEAD], w.journal.shape[0]) < count:
         return 0
-    now_ns = max(clock_ns(), last_ns)
+    now_ns = max(time_of(w), last_ns)
     journal_run(w, head, count, journal_tail, now_ns)
     return publish_run(w, count, head + count, now_ns)
 
@@ -232,39 +269,55 @@ def match_run(t, w):
     """
     Match the run in hand as far as the output ring has room.
 
-    Returns 1 if anything was done, 0 if the ring is full, -1 if it is frozen.
+    Returns 1 if anything was done, 0 if the ring is full, RING_FROZEN if it takes nothing more, or BROKEN_OFF.
     """
     out = w.own[Own.OUT]
     room = free_room(out, w.publisher, w.at[At.OUTPUT_HEAD], w.output.shape[0])
     if room > w.output.shape[0]:
         return 0  # the publisher has not started at our position yet
     at = w.own[Own.RUN_AT]
+    store_release(w.cells, w.at[At.TRYING_SEQ], w.own[Own.SEQ])  # for whoever finds us dead
     reached, written = process(
         t,
         w.journal,
         w.journal_markers,
         at,
-        w.own[Own.RUN_END],
+        min(w.own[Own.RUN_END], at + w.own[Own.STEP]),
         w.own[Own.SEQ],
         w.output,
         out,
         out + max(room, 0),
         1,
     )
+    store_release(w.cells, w.at[At.TRYING_SEQ], 0)
     w.own[Own.SEQ] += reached - at
     w.own[Own.RUN_AT] = reached
     if written != out:
+        if met(w, Step.REPORTED):
+            return BROKEN_OFF
         if not publish_freezable(w.cells, w.at[At.OUTPUT_TAIL], out, written):
-            return -1
+            return RING_FROZEN
         w.own[Own.OUT] = written
+        if w.cells[w.at[At.FIRST_MATCH_NS]] == 0:  # plain: only this process writes it
+            store_release(w.cells, w.at[At.FIRST_MATCH_NS], time_of(w))  # for whoever measures a take-over
+    if met(w, Step.PUBLISHED):
+        return BROKEN_OFF
     if reached == w.own[Own.RUN_END]:
-        record_many(w.match_ns, clock_ns() - w.own[Own.TAKEN_NS], w.own[Own.TAKEN])
-        store_release(w.cells, w.at[At.MATCHED_SEQ], w.own[Own.SEQ] - 1)  # pairs with the publisher's acquire
+        record_many(w.match_ns, time_of(w) - w.own[Own.TAKEN_NS], w.own[Own.TAKEN])
+        tell_events(
+            t, w
+        )  # before the run counts as matched: whoever follows us shows no event later than we do
+        store_release(
+            w.cells, w.at[At.MATCHED_SEQ], w.own[Own.SEQ] - 1
+        )  # pairs with publisher's, follower's acquire
+        if met(w, Step.MATCHED):
+            return BROKEN_OFF
         release(w.cells, w.at[At.INPUT_HEAD], w.own[Own.INPUT_END])
+        if met(w, Step.SERVED):
+            return BROKEN_OFF
         store_release(
             w.cells, w.at[At.ORDERS_RESTING], t.cells[Cell.ORDERS_USED]
         )  # relaxed would do: for whoever watches
-        tell_events(t, w)
         return 1
     # Nothing came out although there was room: a long walk over orders that are not concerned, which goes on.
     return int(reached != at or written != out or room >= REPORTS_PER_STEP_MAX)
@@ -299,11 +352,17 @@ def serve(t, w):
         else:
             worked = 0
             if t.cells[Cell.NEXT_EXPIRY] != INT64_MAX:  # else the clock need not be read
-                worked = take_tick(t, w, clock_ns())
+                worked = take_tick(t, w, time_of(w))
             if worked == 0:
                 worked = take_run(w, t.cells[Cell.ENGINE_NS])
+        if (
+            w.own[Own.WAKE_NS] != 0
+            and w.own[Own.TAKEN_NS] >= w.own[Own.WAKE_NS]
+            and w.own[Own.RUN_AT] == w.own[Own.RUN_END]
+        ):
+            return Turn.IDLE
         if worked < 0:
-            return Turn.FROZEN
+            return Turn.FROZEN if worked == RING_FROZEN else Turn.BROKEN_OFF
         if (
             load_acquire(w.queries, w.at[At.BELL]) != w.own[Own.BELL]  # pairs with the swap in Client
             and w.own[Own.RUN_AT] == w.own[Own.RUN_END]  # V4

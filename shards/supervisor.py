@@ -13,8 +13,10 @@ tracker removes the segments. An exit code that another try cannot mend (exits.p
 
 Invariants:
 
-    U1  at most one process of a role and index runs: the next is started after the last was reaped
+    U1  at most one process of a role and index runs: the next is started after the last was reaped; a follower that
+        takes over is the worker from then on, and the old one is killed
     U2  the board names an incarnation only when its segment is there
+    U3  the word that says who leads a shard moves by compare-and-swap only: a follower may move it, too
 """
 
 import multiprocessing
@@ -34,11 +36,14 @@ import pika
 from numba import config as config_of_numba
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
+from rich.console import Console
 
+from ringpit.ipc.atomics import swap_cell
 from ringpit.ipc.segment import Segment, remove_stale
 from ringpit.shards.amqp import cause_of, remedy_for
 from ringpit.shards.config import Config, ConfigError
 from ringpit.shards.exits import Exit
+from ringpit.shards.faults import spared
 from ringpit.shards.layout import (
     Role,
     State,
@@ -52,8 +57,12 @@ from ringpit.shards.layout import (
 )
 from ringpit.shards.lock import lock_of_folder, lock_of_name
 from ringpit.shards.peers import LAYOUTS
-from ringpit.shards.processes import endpoint_of, run_role
+from ringpit.shards.processes import endpoint_of, kafka_settings, run_role
+from ringpit.shards.progress import StartProgress
+from ringpit.shards.topology import at, established, path_of, read, resolved
 from ringpit.shards.warm import warm
+from ringpit.wal.errors import LogUnavailable
+from ringpit.wal.kafka import partitions_of
 
 WATCH_SECONDS: Final = 0.1
 BACKOFF_SECONDS_MIN: Final = 0.05
@@ -61,7 +70,10 @@ BACKOFF_SECONDS_MAX: Final = 5.0
 DEATHS_IN_A_ROW_MAX: Final = 10
 LONG_LIFE_SECONDS: Final = 10.0  # who lived that long dies for a new reason
 KILL_GRACE_SECONDS: Final = 5.0
+AWAKE_SECONDS: Final = 1.0  # two looks that are further apart: it was we who slept
+TAKE_OVER_SECONDS: Final = 2.0  # a follower that has not taken over by then is no help
 INHERITED: Final = {  # words and regions that a successor goes on with
+    Role.FOLLOWER: (),
     Role.ROUTER: ("ingress_head",),
     Role.WORKER: (),
     Role.PUBLISHER: (
@@ -100,6 +112,11 @@ class Child:
     due: float = 0.0  # when to start it again
     started: float = 0.0
     restarts: int = 0
+    take_overs: int = 0
+    died_at: int = 0  # seq of the record that a worker died at last, if it was in the middle of one
+    beat: int = 0  # its heartbeat as last seen
+    still_seconds: float = 0.0  # how long it has stood still since, as far as we were awake
+    stopped: bool = False  # it died twice at one record, and waits for an operator
     exits: list[int] = field(default_factory=list)
 
     @property
@@ -137,6 +154,7 @@ class Supervisor:
         self._stack = ExitStack()
         self._stopping = False
         self._code = Exit.STOPPED
+        self._looked = time.monotonic()
         self.children: dict[tuple[Role, int], Child] = {}
         self.ready_seconds = 0.0
 
@@ -145,18 +163,17 @@ class Supervisor:
     def __enter__(self) -> Self:
         """Lock, warm, make memory, start everything."""
         with ExitStack() as stack:
-            config = self.config
-            stack.enter_context(lock_of_name(config.exchange.name))
+            stack.enter_context(lock_of_name(self.config.exchange.name))
             try:
-                stack.enter_context(lock_of_folder(config.data_folder()))
+                stack.enter_context(lock_of_folder(self.config.data_folder()))
+                config = self.config = self._establish()
             except OSError as error:
                 raise ConfigError(
-                    f"$.exchange.data must be a folder that can be written, was {config.data_folder()} "
+                    f"$.exchange.data must be a folder that can be written, was {self.config.data_folder()} "
                     f"({error.strerror}): name another, or make it writable"
                 ) from None
             for name in remove_stale(prefix(config)):
                 self._say(f"removed {name}, left in shared memory by a run that was killed")
-            self._require_every_shard()
             self._require_brokers()
             cores = config.cpu.cores("supervisor")
             if cores:
@@ -193,18 +210,31 @@ class Supervisor:
         """Whatever still runs is ended, and all shared memory is removed."""
         self._stack.close()
 
-    def _require_every_shard(self) -> None:
-        """A log of more shards than are started would lose the events of the others without a word."""
-        if self.config.log.kind != "segments":
-            return  # a topic is checked by whoever opens it
-        shards = self.config.exchange.shards
-        for folder in sorted(self.config.log_folder().glob("shard-*")):
-            number = folder.name.removeprefix("shard-")
-            if number.isdigit() and int(number) >= shards:
-                raise ConfigError(
-                    f"$.exchange.shards is {shards}, but {folder} holds the log of shard {int(number)}, whose events would "
-                    f"be unknown: start with {int(number) + 1} shards or more, or name another folder in log.folder"
-                )
+    def _establish(self) -> Config:
+        """The configuration with the topology that counts, which the first start makes."""
+        found = resolved(self.config)
+        if found.log.kind == "kafka" and read(found) is None:
+            self._require_fitting_topics(found)
+        return established(found)
+
+    def _require_fitting_topics(self, first: Config) -> None:
+        """What a start without a topology finds in Kafka must be of the first generation, and of as many shards, or it is not there."""
+        shards = first.exchange.shards
+        later = at(first, first.exchange.generation + 1, shards)
+        try:
+            partitions, later_partitions = (partitions_of(kafka_settings(each)) for each in (first, later))
+        except LogUnavailable as error:
+            raise Unavailable(str(error)) from None
+        if later_partitions:
+            raise ConfigError(
+                f"there is no {path_of(first)}, but the topic {later.log_topic()!r} of a later generation: copy the file from the host that "
+                f"ran `ringpit reshard`, or name another kafka.topic"
+            )
+        if partitions not in (0, shards):
+            raise ConfigError(
+                f"$.exchange.shards is {shards}, but the topic {first.log_topic()!r} has {partitions} partitions, one for each shard: "
+                f"write {partitions}, or name another kafka.topic"
+            )
 
     def _require_brokers(self) -> None:
         """A broker that is away at the start is a configuration mistake more often than an outage."""
@@ -226,28 +256,42 @@ class Supervisor:
         segment.unlink()
         segment.close()
 
-    def _make_segment(self, child: Child) -> None:
-        """The next incarnation's segment, then its name on the board (U2), then the old one's end."""
-        old = child.segment
-        child.incarnation += 1
-        name = segment_name(self.config, child.role.label, child.index, child.incarnation)
-        child.segment = Segment.create(name, LAYOUTS[child.role](self.config), child.incarnation)
+    def _make_segment(self, child: Child) -> bool:
+        """
+        The next incarnation's segment, then its name on the board (U2), then the old one's end.
+
+        False: a follower leads since, and nothing was changed.
+        """
+        old, before = child.segment, child.incarnation
+        incarnation = 1 + max(
+            other.incarnation
+            for other in self.children.values()
+            if (other.role.memory, other.index) == (child.role.memory, child.index)
+        )
+        name = segment_name(self.config, child.role.memory, child.index, incarnation)
+        segment = Segment.create(name, LAYOUTS[child.role](self.config), incarnation)
         if old is not None:
-            self._inherit(child, old)
-        self._board.store(f"{child.role.label}.{child.index}.incarnation", child.incarnation)
+            self._inherit(segment, child.role, old)
+        word = self._board.layout.index(f"{child.role.label}.{child.index}.incarnation")
+        if not swap_cell(
+            self._board.cells, word, before, incarnation
+        ):  # pairs with the swap in Follower.take_over
+            self._remove(segment)
+            return False
+        child.incarnation, child.segment = incarnation, segment
         if old is not None:
             self._remove(old)
+        return True
 
-    def _inherit(self, child: Child, old: Segment) -> None:
+    def _inherit(self, segment: Segment, role: Role, old: Segment) -> None:
         """Copy what the successor goes on with."""
-        assert child.segment is not None
-        stems = INHERITED[child.role]
+        stems = INHERITED[role]
         for word in old.layout.words:
             if word.split(".")[0] in stems:
-                child.segment.store(word, old.load(word))
+                segment.store(word, old.load(word))
         for region in old.layout.regions:
             if region.name.split(".")[0] in stems:
-                np.copyto(child.segment.region(region.name), old.region(region.name))
+                np.copyto(segment.region(region.name), old.region(region.name))
 
     def _start(self, child: Child) -> None:
         """Fork the process of a child whose segment is ready."""
@@ -264,15 +308,27 @@ class Supervisor:
     # Watch ---------------------------------------------------------------------------------------------
 
     def all_running(self) -> bool:
-        """True if every process has said so and no worker waits for a router."""
-        return all(child.state == State.RUNNING for child in self.children.values())
+        """True if every process has said so and no worker waits for a router. Followers come later, by themselves."""
+        return all(
+            child.state == State.RUNNING for child in self.children.values() if child.role is not Role.FOLLOWER
+        )
 
-    def wait_ready(self, timeout_seconds: float = 120.0) -> bool:
-        """Watch until all run; False if the exchange has to end, or not all run in time."""
+    def wait_ready(self, wanted: Callable[[], bool] = lambda: True) -> bool:
+        """
+        Watch until all run, however long their logs are; False if the exchange has to end, or is not `wanted` any more.
+
+        Shows how far they are.
+        """
         began = time.monotonic()
-        while not self.all_running():
-            if not self.watch(0.02) or time.monotonic() - began > timeout_seconds:
-                return False
+        with StartProgress(self._say, Console(stderr=True)) as progress:
+            while not self.all_running():
+                stopped = any(child.stopped for child in self.children.values())
+                if not self.watch(0.02) or stopped or not wanted():
+                    return False
+                workers = {
+                    child.index: child.memory for child in self.children.values() if child.role is Role.WORKER
+                }
+                progress.show(workers)
         self.ready_seconds = time.monotonic() - began
         return True
 
@@ -280,16 +336,90 @@ class Supervisor:
         """Wait for a death or the timeout; start again what is due. False: the exchange has to end."""
         living = {child.process.sentinel: child for child in self.children.values() if child.process}
         ended = set(wait(list(living), timeout_seconds))
+        self._see_take_overs()
         for child in [child for sentinel, child in living.items() if sentinel in ended]:
-            self._bury(child)
+            if child.process is not None and child.process.sentinel in ended:  # else it was replaced just now
+                self._bury(child)
+        self._see_take_overs()
         now = time.monotonic()
+        self._end_what_hangs(min(now - self._looked, AWAKE_SECONDS))
+        self._looked = now
         for child in self.children.values():
             if child.process is None and child.due and now >= child.due and self._code is Exit.STOPPED:
-                child.restarts += 1
-                self._make_segment(child)
-                self._start(child)
-                self._say(f"{child.name}: started again, incarnation {child.incarnation}")
+                self._start_again(child)
         return self._code is Exit.STOPPED
+
+    def _end_what_hangs(self, awake_seconds: float) -> None:
+        """
+        Kill what runs and whose heart stands still: it is started again like everything that dies.
+
+        A follower's is not looked at: what it lacks is that it does not follow, and then the worker has let it go.
+        """
+        patience_seconds = self.config.exchange.hang_seconds
+        for child in self.children.values():
+            if child.process is None or not patience_seconds:
+                continue
+            if child.role is Role.FOLLOWER:
+                worker = self.children[Role.WORKER, child.index].memory
+                still = worker.load("followed_by") == -child.incarnation
+            else:
+                beat = child.memory.load("heartbeat")
+                still = child.state == State.RUNNING and beat == child.beat
+                child.beat = beat
+            child.still_seconds = child.still_seconds + awake_seconds if still else 0.0
+            if child.still_seconds > patience_seconds:
+                child.still_seconds = 0.0
+                self._say(f"{child.name}: its heart has stood still for {patience_seconds} s; it is killed")
+                child.process.kill()
+
+    def _start_again(self, child: Child) -> None:
+        """The next incarnation of a process that has ended."""
+        if not self._make_segment(child):
+            return  # a follower was quicker, and is seen in the next turn
+        child.restarts += 1
+        self._start(child)
+        self._say(f"{child.name}: started again, incarnation {child.incarnation}")
+
+    def _see_take_overs(self) -> None:
+        """Whoever leads a shard is its worker: the follower that took over moves up, the old worker is buried."""
+        for follower in self.children.values():
+            if follower.role is not Role.FOLLOWER or not follower.incarnation:
+                continue
+            worker = self.children[Role.WORKER, follower.index]
+            leads = self._board.load(f"worker.{worker.index}.incarnation")
+            if leads == follower.incarnation and leads != worker.incarnation:
+                self._promote(follower, worker)
+
+    def _promote(self, follower: Child, worker: Child) -> None:
+        """A follower has become the worker."""
+        if worker.process is not None and not spared(worker.index, worker.incarnation):
+            worker.process.kill()
+            worker.process.join()
+            worker.exits.append(worker.process.exitcode or 0)
+        if worker.segment is not None:
+            self._note_where_it_died(worker)
+            self._remove(worker.segment)
+        self._say(
+            f"{worker.name}: incarnation {follower.incarnation}, until now {follower.name}, has taken over"
+        )
+        worker.process, worker.segment, worker.incarnation = (
+            follower.process,
+            follower.segment,
+            follower.incarnation,
+        )
+        worker.due, worker.take_overs, worker.restarts = 0.0, worker.take_overs + 1, worker.restarts + 1
+        follower.process = follower.segment = None
+        follower.incarnation = 0
+        self._board.store(f"follower.{follower.index}.incarnation", 0)
+        self._rest(follower, time.monotonic() - worker.started)
+        worker.started = time.monotonic()
+
+    def _rest(self, child: Child, lived_seconds: float) -> float:
+        """Let a process come back, the later the more often it died young; the delay."""
+        child.deaths = 1 if lived_seconds > LONG_LIFE_SECONDS else child.deaths + 1
+        delay: float = min(BACKOFF_SECONDS_MIN * 2 ** min(child.deaths - 1, 10), BACKOFF_SECONDS_MAX)
+        child.due = time.monotonic() + delay
+        return delay
 
     def _bury(self, child: Child) -> None:
         """A process has ended: reap it, and decide whether and when it comes back."""
@@ -306,19 +436,63 @@ class Supervisor:
             if code < 0
             else f"ended with code {code}"
         )
-        final = code in (Exit.CONFIG, Exit.REFUSED) or (
+        final = code in (Exit.CONFIG, Exit.REFUSED, Exit.FENCED) or (
             code == Exit.UNAVAILABLE and child.restarts == 0 and not reached
         )
-        long_life = time.monotonic() - child.started > LONG_LIFE_SECONDS
-        child.deaths = 1 if long_life else child.deaths + 1
+        delay = self._rest(child, time.monotonic() - child.started)
         hopeless = child.deaths > DEATHS_IN_A_ROW_MAX and code != Exit.UNAVAILABLE  # an outage may last
+        if child.role is Role.FOLLOWER:
+            final = hopeless = False  # the exchange runs without it
         if final or hopeless:
             self._code = exit_of(code)
+            child.due = 0.0
             self._say(f"{child.name}: {how}; another try would not help, so the exchange ends")
             return
-        delay = min(BACKOFF_SECONDS_MIN * 2 ** min(child.deaths - 1, 10), BACKOFF_SECONDS_MAX)
-        child.due = time.monotonic() + delay
+        if child.role is Role.WORKER and self._stop_at_a_record(child):
+            return
+        if child.role is Role.WORKER and self._call_follower(child):
+            self._say(f"{child.name}: {how}; its follower takes over")
+            return
         self._say(f"{child.name}: {how}; it is started again in {delay:.2f} s")
+
+    def _call_follower(self, worker: Child) -> bool:
+        """Tell a follower that can take over that its worker is dead; False: there is none."""
+        follower = self.children.get((Role.FOLLOWER, worker.index))
+        if follower is None or follower.process is None or follower.state != State.FOLLOWING:
+            return False
+        self._board.store(f"follower.{worker.index}.take_over", worker.incarnation)  # pairs with `follow`
+        worker.due = time.monotonic() + TAKE_OVER_SECONDS
+        return True
+
+    def _stop_at_a_record(self, worker: Child) -> bool:
+        """
+        True if a worker died twice at the same record; it is not started again then.
+
+        Where it was is known to a run at the first time. The next life goes carefully up to the end of that run, one
+        record at a time, and tells each before.
+        """
+        if self._note_where_it_died(worker):
+            worker.stopped, worker.due = True, 0.0
+            shard, trying_seq = worker.index, worker.died_at
+            if (Role.FOLLOWER, shard) in self.children:
+                self._board.store(f"follower.{shard}.stop", 1)  # or it would try the same
+            self._say(
+                f"{worker.name}: died twice at seq {trying_seq} and is not started again; the other shards go on. "
+                f"`ringpit wal inspect --shard {shard} --from {trying_seq} --to {trying_seq} --records` shows the command; "
+                f"stop the exchange, `ringpit wal skip --shard {shard} --seq {trying_seq}`, and start it to go on without it"
+            )
+            return True
+        return False
+
+    def _note_where_it_died(self, worker: Child) -> bool:
+        """Remember the record that a worker was trying, and have the next one go carefully; True: the second time at this one."""
+        trying_seq, in_hand_seq = worker.memory.load("trying_seq"), worker.memory.load("in_hand_seq")
+        word = f"worker.{worker.index}.careful"
+        again = bool(trying_seq) and trying_seq == worker.died_at and self._board.load(word) != 0
+        worker.died_at = trying_seq  # 0: whatever killed it was no command
+        if trying_seq and not again:
+            self._board.store(word, max(trying_seq, in_hand_seq))
+        return again
 
     @property
     def code(self) -> Exit:
@@ -331,6 +505,7 @@ class Supervisor:
         """Stop in the order of the flow, each role when the one before has gone; kill what does not go in time."""
         self._stopping = True
         for role in Role:
+            self._see_take_overs()
             children = [child for child in self.children.values() if child.role is role and child.process]
             for child in children:
                 self._board.store(f"{role.label}.{child.index}.stop", 1)
@@ -342,7 +517,7 @@ class Supervisor:
                     self._say(f"{child.name}: did not stop in time and is killed")
                     child.process.kill()
                 self._bury(child)
-                if child.exits[-1] != Exit.STOPPED:
+                if child.exits[-1] not in (Exit.STOPPED, Exit.FELL_BEHIND):  # a follower may still catch up
                     self._say(f"{child.name}: left with code {child.exits[-1]}")
                     self._code = self._code or exit_of(child.exits[-1])
         self._say("stopped: " + ", ".join(child.name for child in self.children.values()))

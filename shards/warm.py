@@ -19,12 +19,14 @@ from ringpit.engine import COMMAND, Exchange, Limits
 from ringpit.engine.codes import CommandKind
 from ringpit.engine.image import images
 from ringpit.engine.records import MARKER, REPORT
+from ringpit.engine.state import export, restore
 from ringpit.ipc import histogram, idle
 from ringpit.ipc.atomics import load_cell, store_cell, swap_cell
-from ringpit.ipc.ring import publish_freezable, published
+from ringpit.ipc.ring import freeze, publish_freezable, published
 from ringpit.shards import packed, router, serve
 from ringpit.shards.answers import MAKERS
 from ringpit.shards.directory import Directory, deal
+from ringpit.shards.follow import Behind, Leader, Over, copy_run, follow
 from ringpit.shards.lanes import REQUEST
 from ringpit.shards.layout import EVENT
 from ringpit.shards.mirror import allocate_mirror
@@ -47,6 +49,7 @@ def warm_engine() -> np.ndarray:
     exchange.order(1, order=2, account=1, side="sell", price=50, quantity=1)
     warm_answers(exchange)
     images(exchange.tables, exchange.next_seq - 1)
+    restore(export(exchange.tables), SMALL, market_data=True)
     commands = np.zeros(2, COMMAND)
     commands["kind"] = CommandKind.CREATE_EVENT, CommandKind.NEW
     commands["event"] = 1
@@ -108,11 +111,32 @@ def warm_worker(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         events=np.zeros(SMALL.events, EVENT),
         wait_ns=histogram.empty(),
         match_ns=histogram.empty(),
+        clock=np.zeros(1, np.int64),
     )
+    own[serve.Own.STEP] = serve.STEP_MAX
     serve.serve(exchange.tables, wires)
     serve.match_run(exchange.tables, wires)  # what a worker calls from Python while no router is there
     serve.take_tick(exchange.tables, wires, 0)
+    warm_follower(wires)
     return cells, journal, output
+
+
+def warm_follower(wires: serve.Wires) -> None:
+    """Follow a worker that has one frame, and copy the rest of its journal."""
+    exchange = Exchange(SMALL, market_data=True)
+    theirs, ours = np.zeros(len(Over), np.int64), np.zeros(len(Behind), np.int64)
+    at = np.arange(len(Over))
+    theirs[Over.MATCHED_SEQ] = 3
+    ours[Behind.LIMIT_NS] = 1 << 60
+    theirs[Over.FOLLOWED_BY] = 1
+    journal = wires.journal.copy()
+    leader = Leader(theirs, at, ours, np.array([0, 1]), journal, journal.view(MARKER))
+    own = wires._replace(
+        cells=np.zeros_like(wires.cells), board=np.zeros_like(wires.board), journal=np.zeros_like(wires.journal)
+    )
+    own = own._replace(journal_markers=own.journal.view(MARKER))
+    follow(exchange.tables, own, leader)
+    copy_run(own, leader, 0)
 
 
 def warm_journal(journal: np.ndarray) -> None:
@@ -159,6 +183,7 @@ def warm() -> float:
     published(cells, 0)
     swap_cell(cells, 0, int(cells[0]), int(cells[0]))
     publish_freezable(cells, 0, int(cells[0]), int(cells[0]))
+    freeze(cells, 0)
     idle.Idle("sleep")(1)
     return time.perf_counter() - began
 

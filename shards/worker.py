@@ -21,7 +21,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from dataclasses import replace
+from functools import partial
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -36,51 +38,92 @@ from ringpit.ipc.ring import publish_freezable, published
 from ringpit.ipc.segment import Segment
 from ringpit.shards.answers import Answers
 from ringpit.shards.config import Config
-from ringpit.shards.journal import Journal
+from ringpit.shards.faults import Crash, armed
+from ringpit.shards.journal import Followed, Journal
+from ringpit.shards.keeper import Place, keeper_of, load_newest
 from ringpit.shards.layout import Role, State, first_position, pool_limits
 from ringpit.shards.peers import Peers
-from ringpit.shards.serve import At, Own, Turn, Wires, keep_time, serve, tick_frame
+from ringpit.shards.serve import RING_FROZEN, STEP_MAX, At, Own, Turn, Wires, keep_time, serve, tick_frame
+from ringpit.wal.batch import decode
 from ringpit.wal.log import Log
-from ringpit.wal.reader import RecoveredState, recover
+from ringpit.wal.reader import FIRST, Begin, RecoveredState, recover
 from ringpit.wal.writer import BatchWriter
 
 PATIENCE_POLLS: Final = 1_400  # idle polls before Python gets a turn, alone on its router
 SHARED_PATIENCE_POLLS: Final = 1  # with several routers Python goes round
 SCRATCH_REPORTS: Final = 1 << 16
 NAP_SECONDS: Final = 0.0002
+BUSY_NS: Final = 3_000_000_000  # no answer takes so long
+WAKE_NS: Final = (
+    50_000_000  # so long at most the loop serves without a turn of Python, if there is work without end
+)
 
 
 class WorkerFrozen(Exception):
     """Another process took over: this one's rings are frozen, and it must leave."""
 
 
+class LogFacts(NamedTuple):
+    """What an owner knows of its log, once it has claimed it."""
+
+    epoch: int
+    nonce: int
+    skip_count: int
+    identity: str
+
+
 class Replay:
     """Applies recovered batches to the tables, and keeps the reports that were perhaps never confirmed."""
 
-    def __init__(self, tables: Tables, confirmed_seq: int) -> None:
-        """`confirmed_seq` is what the publisher says itself; batch headers may say more."""
+    def __init__(
+        self,
+        tables: Tables,
+        confirmed_seq: int,
+        *,
+        next_seq: int = 1,
+        careful_seq: int = 0,
+        trying: Callable[[int], None] = lambda _seq: None,
+        reached: Callable[[int], None] = lambda _seq: None,
+    ) -> None:
+        """
+        `confirmed_seq` is what the publisher says itself; batch headers may say more. Up to `careful_seq` records are
+        applied one at a time, and each is told to `trying` before: a process died there. `reached` gets the last seq of each batch.
+        """
         self.tables = tables
+        self._careful_seq = careful_seq
+        self._trying = trying
+        self._reached = reached
         self.confirmed_seq = confirmed_seq
         self.kept: deque[np.ndarray] = deque()
         self._records = np.zeros(1 << 14, COMMAND)
         self._reports = np.zeros(SCRATCH_REPORTS, REPORT)
-        self._next_seq = 1
+        self._next_seq = next_seq
 
     def apply(self, header: np.void, records: np.ndarray) -> None:
         """One batch's records, in order."""
         count = len(records)
         if count > len(self._records):
             self._records = np.zeros(1 << (count - 1).bit_length(), COMMAND)
-        self._records[:count] = records.view(COMMAND)
+        # As words: numpy copies records field by field, which costs more than applying them.
+        self._records[:count].view(np.int64)[:] = records.view(np.int64)
         self.confirm(int(header["confirmed_seq"]))
+        wanted = self._next_seq + count - 1 > self.confirmed_seq
+        self.tables.cells[Cell.MARKET_DATA] = int(
+            wanted
+        )  # levels of reports that nobody wants need not be told
         done = 0
+        self._trying(self._next_seq)
         while done < count:
+            end = count
+            if self._next_seq <= self._careful_seq:
+                end = done + 1
+                self._trying(self._next_seq)
             reached, out = process(
                 self.tables,
                 self._records,
                 self._records.view(MARKER),
                 done,
-                count,
+                end,
                 self._next_seq,
                 self._reports,
                 0,
@@ -89,7 +132,11 @@ class Replay:
             )
             self._next_seq += reached - done
             done = reached
-            self._keep(self._reports[:out])
+            if wanted:
+                self._keep(self._reports[:out])
+        self.tables.cells[Cell.MARKET_DATA] = 1
+        self._trying(0)
+        self._reached(self._next_seq - 1)
 
     def _keep(self, reports: np.ndarray) -> None:
         """Keep what is above the confirmed seq."""
@@ -131,6 +178,8 @@ class Worker:
         peers: The board and the neighbours' segments.
         open_log: Opens the shard's log; called once, in this process.
         say: Gets one line for each change worth knowing.
+        nap: How to wait.
+        clock: The time in a simulation, int64 x 1; else the machine's.
     """
 
     def __init__(
@@ -141,24 +190,38 @@ class Worker:
         peers: Peers,
         open_log: Callable[[], Log],
         say: Callable[[str], None],
+        *,
+        nap: Callable[[float], None] = time.sleep,
+        clock: np.ndarray | None = None,
     ) -> None:
         """Nothing is read or claimed before `run`."""
+        segment.store("pid", os.getpid())
         self.config = config
         self.index = index
         self.segment = segment
         self.peers = peers
-        self._open_log = open_log
+        self.open_log = open_log
         self._say = say
         self._layout = segment.layout
         self._start = first_position(segment.incarnation)
         self.tables = allocate(pool_limits(config), market_data=True)
-        self._own = np.zeros(len(Own), np.int64)
+        self.own = np.zeros(len(Own), np.int64)
+        self.own[Own.FAULT_STEP : Own.FAULT_LEFT + 1] = armed.step, armed.signal_number, armed.left
+        self.nap = nap
+        self._clock = np.zeros(1, np.int64) if clock is None else clock
+        self._unsent: deque[np.ndarray] = deque()  # reports that a start has to send before it serves
+        self._holder = 0  # router of the run in hand
         self._wires: dict[int, Wires] = {}
         self._alone: dict[int, Wires] = {}  # wires without a router, by the number of the one that is missing
         self._answers = Answers(index, segment, peers.queries, self.tables)
         self._greeted: dict[int, int] = {}  # router to the incarnation whose ring we serve
         self._idle = Idle(config.wait.mode)
         self._deadline = 0.0  # of a stop; 0: none was asked for
+        self._careful_seq = 0  # one record at a time up to it
+        self.keeper = keeper_of(config, index, say, timed=not config.follower.enabled)
+        self.log_facts: LogFacts | None = None  # None: a follower that has not claimed yet
+        self.running_journal: Journal | None = None
+        self._last_seq = 0  # matched, once what a start sends is sent
 
     def _word(self, word: str, value: int) -> None:
         """Store one of our own words."""
@@ -171,37 +234,120 @@ class Worker:
     # Start ---------------------------------------------------------------------------------------------
 
     def recover(self) -> tuple[Log, RecoveredState, Replay]:
-        """Replay the log up to our own claim."""
+        """Restore the newest snapshot, if there is one, and replay the log from there up to our own claim."""
         self._word("state", State.RECOVERING)
         began = time.perf_counter()
-        log = self._open_log()
+        log = self.open_log()
+        torn_bytes, lost_end = (
+            getattr(log, "torn_bytes", 0),
+            getattr(log, "lost_end", ""),
+        )  # only files can be torn
+        if torn_bytes or lost_end:
+            meaning = "they were never durable"
+            if lost_end:
+                meaning = f"WARNING: {lost_end}; if the disk has lost it, stop now, put the file back from a copy and start again"
+            self._say(
+                f"shard {self.index}: {torn_bytes} bytes at the end of its log are torn and were cut; {meaning}"
+            )
+        loaded = load_newest(self.config, self.index, log, self._say)
+        begin, position = FIRST, 0
+        if loaded is not None:
+            self.use(loaded.tables)
+            begin, position = loaded.begin, loaded.position
+        self._show_goal(log, begin)
         publisher = self.peers.attach(Role.PUBLISHER, 0)
-        replay = Replay(self.tables, publisher.load(f"confirmed_seq.{self.index}"))
+        replay = Replay(
+            self.tables,
+            max(publisher.load(f"confirmed_seq.{self.index}"), begin.confirmed_seq),
+            next_seq=begin.seq + 1,
+            careful_seq=self.peers.board.load(f"worker.{self.index}.careful"),
+            trying=partial(self._word, "trying_seq"),
+            reached=partial(self._word, "replayed_seq"),
+        )
         nonce = int.from_bytes(os.urandom(7), "little") + 1
-        state = recover(log, self.index, self.config.exchange.generation, nonce, replay.apply)
+        generation = self.config.exchange.generation
+        state = recover(log, self.index, generation, nonce, replay.apply, begin=begin, position=position)
         replay.confirm(state.confirmed_seq)  # a mark at the log's end has no records to apply
         seconds = time.perf_counter() - began
         self._say(
             f"shard {self.index}: epoch {state.epoch}, {state.record_count} records replayed in {seconds:.2f} s, "
             f"next seq {state.next_seq}, {int(self.tables.cells[Cell.ORDERS_USED])} orders rest; {log.describe()}"
         )
+        self.log_facts = LogFacts(state.epoch, state.nonce, state.skip_count, log.identity())
         return log, state, replay
 
+    def use(self, tables: Tables) -> None:
+        """Go on with a restored state."""
+        self.tables = tables
+        self._answers = Answers(self.index, self.segment, self.peers.queries, tables)
+
+    def _show_goal(self, log: Log, begin: Begin) -> None:
+        """Say how far the log goes, for whoever waits for us."""
+        self._word("replayed_seq", begin.seq)
+        ends = [decode(entry.batch, log.locate(entry.position))[0] for entry in log.newest(1)]
+        goal = max((int(end["first_seq"] + end["count"]) - 1 for end in ends), default=0)
+        self._word("replay_to_seq", max(goal, begin.seq))
+
+    def _keep_snapshots(self) -> None:
+        """Take a snapshot if one is due, and let the one on its way count if it may. Called between two runs."""
+        keeper, journal = self.keeper, self.running_journal
+        if journal is None:
+            return
+        if keeper.due():
+            seq = int(self.own[Own.SEQ]) - 1
+            place = self.place_of(seq)
+            if place is not None:
+                journal.mark_at(seq)
+                keeper.take(self.tables, place, journal.checksum_at_mark)
+        keeper.step(*self._kept_facts())
+
+    def place_of(self, seq: int) -> Place | None:
+        """The place in the log of what we have matched; None if the log is not known yet, or is ahead of us."""
+        facts = self.log_facts
+        if facts is None:
+            return None
+        log_position = self.segment.load("log_position")  # before durable_seq: it must not be ahead of it
+        durable_seq = self.segment.load("durable_seq")
+        if durable_seq > seq or not log_position:
+            return None
+        return Place(
+            generation=self.config.exchange.generation,
+            seq=seq,
+            epoch=facts.epoch,
+            nonce=facts.nonce,
+            confirmed_seq=min(self._confirmed_seq(), seq),
+            skip_count=facts.skip_count,
+            log_position=log_position,
+            log_seq=durable_seq,
+            log_identity=facts.identity,
+        )
+
+    def _confirmed_seq(self) -> int:
+        """How far the publisher has confirmed."""
+        return self.peers.attach(Role.PUBLISHER, 0).load(f"confirmed_seq.{self.index}")
+
+    def _kept_facts(self) -> tuple[int, int, int]:
+        """What decides whether a snapshot may count: durable seq and confirmed seq; and the log's length."""
+        return self.segment.load("durable_seq"), self._confirmed_seq(), self.segment.load("log_bytes")
+
     def begin(self, state: RecoveredState, replay: Replay) -> None:
-        """Set our words, send again what may be missing downstream, and the image of each open book."""
+        """Be ready to serve: words set, and everything that may be missing downstream sent; or a stop was asked for."""
+        self.prepare(state, replay)
+        while not self.settled() and not self.stop_wanted():
+            self.nap(NAP_SECONDS)
+
+    def prepare(self, state: RecoveredState, replay: Replay) -> None:
+        """Set our words; to be sent: what may be missing downstream, and the image of each open book."""
         last_seq = state.next_seq - 1
-        own = self._own
-        own[Own.SEQ] = state.next_seq
-        own[Own.RUN_AT] = own[Own.RUN_END] = own[Own.OUT] = self._start
-        own[Own.MODE] = MODES[self.config.wait.mode]
-        own[Own.PATIENCE] = PATIENCE_POLLS if self.config.exchange.routers == 1 else SHARED_PATIENCE_POLLS
+        self.stand_at(state.next_seq, self._start)
         told_seq = min(replay.confirmed_seq, last_seq)
         self._word("epoch", state.epoch)
         self._word("durable_seq", last_seq)
+        self._word("in_hand_seq", last_seq)
         self._word("recovered_seq", last_seq)
         self._word("matched_seq", told_seq)  # the publisher confirms up to it as soon as the ring is empty
         self._word("orders_resting", int(self.tables.cells[Cell.ORDERS_USED]))
-        self._show_events()
+        self.show_events()
         for word in ("journal_tail", "journal_head", "output_tail"):  # last: a tail says that our words stand
             self._word(word, self._start)
         again = replay.unconfirmed()
@@ -210,11 +356,38 @@ class Worker:
             self._say(f"shard {self.index}: {count} reports above seq {replay.confirmed_seq} are made again")
         # The images come first, under the seq that is confirmed, so that prices can be written as decimals; the
         # reports made again then only repeat what the images already show, and end with the same levels.
-        if all(self._send(reports) for reports in [*images(self.tables, told_seq), *again]):
-            self._word("matched_seq", last_seq)
-            self._word("state", State.RUNNING)
+        self._unsent.extend([*images(self.tables, told_seq), *again])
+        self._last_seq = last_seq
 
-    def _show_events(self) -> None:
+    def stand_at(self, next_seq: int, position: int) -> None:
+        """Set the loop's own numbers: `next_seq` comes next, at a position of the journal ring."""
+        own = self.own
+        own[Own.SEQ] = next_seq
+        own[Own.RUN_AT] = own[Own.RUN_END] = position
+        own[Own.OUT] = self._start
+        self.look_for_care()
+        own[Own.MODE] = MODES[self.config.wait.mode]
+        own[Own.PATIENCE] = PATIENCE_POLLS if self.config.exchange.routers == 1 else SHARED_PATIENCE_POLLS
+
+    def look_for_care(self) -> None:
+        """Where a predecessor has died in the middle of a run, go one record at a time."""
+        self._careful_seq = self.peers.board.load(f"worker.{self.index}.careful")
+        self.own[Own.STEP] = 1 if self._careful_seq else STEP_MAX
+
+    def settled(self) -> bool:
+        """Send of what a start has to send as much as there is room for; True if nothing is left and we serve."""
+        while self._unsent:
+            sent = self._send(self._unsent[0])
+            if sent < len(self._unsent[0]):
+                self._unsent[0] = self._unsent[0][sent:]
+                return False
+            self._unsent.popleft()
+        if self.segment.load("state") != State.RUNNING:
+            self._word("matched_seq", self._last_seq)
+            self._word("state", State.RUNNING)
+        return True
+
+    def show_events(self) -> None:
         """Fill the events region with what the log created."""
         count = int(self.tables.cells[Cell.BOOKS_USED])
         region = self.segment.region("events")
@@ -222,28 +395,21 @@ class Worker:
             region[name][:count] = self.tables.books[name][:count]
         self._word("events_count", count)
 
-    def _send(self, reports: np.ndarray) -> bool:
-        """Put reports into the output ring, waiting for the publisher as long as it takes; False: stopped before."""
+    def _send(self, reports: np.ndarray) -> int:
+        """Put reports into the output ring, as many as the publisher has made room for, and return how many."""
         slots = self.segment.region("output")
-        sent = 0
-        while sent < len(reports):
-            tail = int(self._own[Own.OUT])
-            publisher = self.peers.attach(Role.PUBLISHER, 0)
-            head = publisher.load(f"output_head.{self.index}")
-            room = len(slots) - (tail - head)
-            if room <= 0 or head < self._start:
-                if self.stop_wanted():
-                    return False
-                time.sleep(NAP_SECONDS)
-                continue
-            chunk = reports[sent : sent + min(room, len(reports) - sent)]
-            slots[(tail + np.arange(len(chunk))) & (len(slots) - 1)] = chunk
-            index = self._layout.index("output_tail")
-            if not publish_freezable(self.segment.cells, index, tail, tail + len(chunk)):
-                raise WorkerFrozen(f"shard {self.index}: the output ring is frozen")
-            self._own[Own.OUT] = tail + len(chunk)
-            sent += len(chunk)
-        return True
+        tail = int(self.own[Own.OUT])
+        head = self.peers.attach(Role.PUBLISHER, 0).load(f"output_head.{self.index}")
+        room = len(slots) - (tail - head)
+        if room <= 0 or head < self._start:
+            return 0
+        chunk = reports[:room]
+        slots[(tail + np.arange(len(chunk))) & (len(slots) - 1)] = chunk
+        index = self._layout.index("output_tail")
+        if not publish_freezable(self.segment.cells, index, tail, tail + len(chunk)):
+            raise WorkerFrozen(f"shard {self.index}: the output ring is frozen")
+        self.own[Own.OUT] = tail + len(chunk)
+        return len(chunk)
 
     # Neighbours ----------------------------------------------------------------------------------------
 
@@ -254,9 +420,13 @@ class Worker:
         segment = self.peers.attach(Role.ROUTER, router)
         if self._in_hand() or segment.load(f"input_peer.{self.index}") != self.segment.incarnation:
             return None
-        base = segment.load(f"input_base.{self.index}")
-        self._word(f"input_head.{router}", base)
-        alone = self._wires_alone(router)
+        self.wire(router, segment, segment.load(f"input_base.{self.index}"))
+        return self._wires[router]
+
+    def wire(self, router: int, segment: Segment, head: int) -> None:
+        """Serve a router's ring from a position on."""
+        self._word(f"input_head.{router}", head)
+        alone = self.wires_alone(router)
         at = alone.at.copy()
         at[At.INPUT_TAIL] = segment.layout.index(f"input_tail.{self.index}")
         inputs = segment.region(f"input.{self.index}")
@@ -268,9 +438,8 @@ class Worker:
             inputs=inputs,
             input_markers=inputs.view(MARKER),
         )
-        return self._wires[router]
 
-    def _wires_alone(self, router: int) -> Wires:
+    def wires_alone(self, router: int) -> Wires:
         """Wires without a router: for what the worker does by itself. Kept while the publisher is the same."""
         publisher = self.peers.attach(Role.PUBLISHER, 0)
         alone = self._alone.get(router)
@@ -288,6 +457,9 @@ class Worker:
             (At.MATCHED_SEQ, "matched_seq"),
             (At.EVENTS_COUNT, "events_count"),
             (At.ORDERS_RESTING, "orders_resting"),
+            (At.IN_HAND_SEQ, "in_hand_seq"),
+            (At.TRYING_SEQ, "trying_seq"),
+            (At.FIRST_MATCH_NS, "first_match_ns"),
         ):
             at[place] = index(word)
         at[At.OUTPUT_HEAD] = publisher.layout.index(f"output_head.{self.index}")
@@ -304,7 +476,7 @@ class Worker:
             board=board.cells,
             queries=queries.cells,
             at=at,
-            own=self._own,
+            own=self.own,
             attached=np.array([0, publisher.incarnation], np.int64),
             inputs=nothing,
             input_markers=nothing.view(MARKER),
@@ -315,6 +487,7 @@ class Worker:
             events=self.segment.region("events"),
             wait_ns=self.segment.region("wait_ns"),
             match_ns=self.segment.region("match_ns"),
+            clock=self._clock,
         )
         return self._alone[router]
 
@@ -340,7 +513,7 @@ class Worker:
 
     def _in_hand(self) -> bool:
         """True if a run is not matched to its end."""
-        return bool(self._own[Own.RUN_AT] < self._own[Own.RUN_END])
+        return bool(self.own[Own.RUN_AT] < self.own[Own.RUN_END])
 
     # Life ----------------------------------------------------------------------------------------------
 
@@ -349,38 +522,63 @@ class Worker:
         log, state, replay = self.recover()
         writer = BatchWriter(state, batch_bytes_max=self.config.log.batch_bytes)
         self.begin(state, replay)
-        publisher_word = self.peers.attach(Role.PUBLISHER, 0).layout.index(f"confirmed_seq.{self.index}")
-        journal = Journal(
-            self.segment,
-            log,
-            writer,
-            routers=self.config.exchange.routers,
-            first_position=self._start,
-            confirmed_seq=lambda: load_cell(self.peers.attach(Role.PUBLISHER, 0).cells, publisher_word),
-            cores=self.config.cpu.cores("journals", self.index),
-        )
+        journal = self.journal(lambda: (log, writer), self._start)
         journal.start()
-        self._serve()
-        self._leave(journal, log)
+        self.live(journal)
 
-    def _serve(self) -> None:
-        """Go round the routers until told to stop and nothing is left to do, or the time for that is over."""
+    def journal(self, begin: Callable[[], tuple[Log, BatchWriter]], first_position: int) -> Journal:
+        """The journal thread, not started: `first_position` is where the seq lies that its writer writes next."""
+        word = self.peers.attach(Role.PUBLISHER, 0).layout.index(f"confirmed_seq.{self.index}")
+        slots = len(self.segment.region("journal"))
+        return Journal(
+            self.segment,
+            begin,
+            routers=self.config.exchange.routers,
+            first_position=first_position,
+            confirmed_seq=lambda: load_cell(self.peers.attach(Role.PUBLISHER, 0).cells, word),
+            cores=self.config.cpu.cores("journals", self.index),
+            followed=Followed(self.segment, self.peers, self.index, slots, self._say)
+            if self.config.follower.enabled
+            else None,
+        )
+
+    def live(self, journal: Journal) -> None:
+        """Serve until told to stop and nothing is left to do, or the time for that is over; then leave."""
+        self.running_journal = journal
+        while not self.step():
+            pass
+        self._leave(journal, served=self._all_served())
+
+    def _all_served(self) -> bool:
+        """True if nothing is left in any ring, and nothing in hand."""
+        return not self._in_hand() and all(self._served(*item) for item in self._wires.items())
+
+    def step(self) -> bool:
+        """One turn on each router's ring; True: this life is over. Raises WorkerFrozen if another process leads."""
+        if self.peers.incarnation(Role.WORKER, self.index) != self.segment.incarnation:
+            raise self._frozen()  # it may have nothing to publish, and would never meet the frozen tail
+        self._word("heartbeat", self.segment.load("heartbeat") + 1)  # also while no router is there
+        if not self.settled():
+            self.nap(NAP_SECONDS)
+            return self.stop_wanted()
+        self.own[Own.WAKE_NS] = self.own[Own.TAKEN_NS] + WAKE_NS
+        if not self._in_hand():
+            self._keep_snapshots()
+        before = int(self.own[Own.SEQ])
         routers = range(self.config.exchange.routers)
-        while True:
-            before = int(self._own[Own.SEQ])
-            for router in routers:
-                self._serve_one(router)
-                while self._in_hand():  # V3: the next ring must not meet this one's run
-                    if self._overdue():
-                        return
-                    self._serve_one(router)
-            self._word("cpu_ns", time.thread_time_ns())
-            if self.stop_wanted() and (
-                self._overdue() or all(self._served(*item) for item in self._wires.items())
-            ):
-                return
-            if len(routers) > 1:
-                self._idle(int(self._own[Own.SEQ]) - before)
+        for router in (self._holder,) if self._in_hand() else routers:
+            self._holder = router
+            self._serve_one(router)
+            if self._in_hand():  # V3: the next ring must not meet this one's run
+                break
+        self._word("cpu_ns", time.thread_time_ns())
+        if self._careful_seq and int(self.own[Own.SEQ]) > self._careful_seq:
+            self._careful_seq, self.own[Own.STEP] = 0, STEP_MAX
+        if self.stop_wanted() and (self._overdue() or self._all_served()):
+            return True
+        if len(routers) > 1:
+            self._idle(int(self.own[Own.SEQ]) - before)
+        return False
 
     def _serve_one(self, router: int) -> None:
         """One turn on one router's ring."""
@@ -391,31 +589,35 @@ class Worker:
         turn = serve(self.tables, wires)
         if turn == Turn.FROZEN:
             raise self._frozen()
+        if turn == Turn.BROKEN_OFF:
+            raise Crash
         if turn == Turn.QUERY:
             self._answer()
         elif turn == Turn.PEERS_CHANGED:
             self._follow_peers(router, wires)
         elif turn == Turn.STOP and self._in_hand():
-            time.sleep(NAP_SECONDS)  # the publisher has to make room first
+            self.nap(NAP_SECONDS)  # the publisher has to make room first
         self._retire(router)
 
     def _serve_alone(self, router: int) -> None:
         """One turn without the router, which has not greeted us: orders expire and questions are answered all the same."""
-        wires = self._wires_alone(router)
-        moved = keep_time(self.tables, wires, time.time_ns())
+        wires = self.wires_alone(router)
+        moved = keep_time(self.tables, wires, int(self._clock[0]) or time.time_ns())
         if moved < 0:
-            raise self._frozen()
+            raise self._frozen() if moved == RING_FROZEN else Crash
         bell = load_cell(wires.queries, int(wires.at[At.BELL]))
-        if bell != self._own[Own.BELL] and not self._in_hand():
+        if bell != self.own[Own.BELL] and not self._in_hand():
             self._answer()
         elif moved == 0:
-            time.sleep(NAP_SECONDS)
+            self.nap(NAP_SECONDS)
 
     def _answer(self) -> None:
         """Answer what is asked; between two runs, so every answer is of whole commands."""
+        self._word("busy_until_ns", time.time_ns() + BUSY_NS)  # a digest of many orders is not silence
         # The bell before the lanes: whoever rings later is seen again.
-        self._own[Own.BELL] = self._answers.bell()
-        self._answers.answer(int(self._own[Own.SEQ]) - 1, time.time_ns())
+        self.own[Own.BELL] = self._answers.bell()
+        self._answers.answer(int(self.own[Own.SEQ]) - 1, time.time_ns())
+        self._word("busy_until_ns", 0)
 
     def _frozen(self) -> WorkerFrozen:
         """What ends a worker whose rings take nothing more."""
@@ -428,14 +630,34 @@ class Worker:
         self._deadline = self._deadline or time.monotonic() + self.config.exchange.stop_seconds
         return time.monotonic() > self._deadline
 
-    def _leave(self, journal: Journal, log: Log) -> None:
+    def _drained(self) -> bool:
+        """True if every router has left with nothing in hand."""
+        routers = range(self.config.exchange.routers)
+        return all(self.peers.attach(Role.ROUTER, router).load("state") == State.DRAINED for router in routers)
+
+    def _leave(self, journal: Journal, *, served: bool) -> None:
         """Everything matched becomes durable, then confirmed; the mark says so to the next start."""
         self._word("state", State.DRAINED)
         deadline = time.monotonic() + self.config.exchange.stop_seconds
-        matched = int(self._own[Own.SEQ]) - 1
+        matched = int(self.own[Own.SEQ]) - 1
         word = f"confirmed_seq.{self.index}"
         while self.peers.attach(Role.PUBLISHER, 0).load(word) < matched and time.monotonic() < deadline:
-            time.sleep(NAP_SECONDS)
-        if not journal.stop(max(deadline - time.monotonic(), 1.0)):
+            self.nap(NAP_SECONDS)
+        confirmed = self.peers.attach(Role.PUBLISHER, 0).load(word) >= matched
+        clean = served and confirmed and self._drained()
+        if not journal.stop(max(deadline - time.monotonic(), 1.0), clean=clean):
             self._say(f"shard {self.index}: the log did not take everything in time; the rest comes again")
-        log.close()
+        elif confirmed:
+            self._keep_last_snapshot(journal, matched, deadline)
+        journal.log.close()
+
+    def _keep_last_snapshot(self, journal: Journal, seq: int, deadline: float) -> None:
+        """A snapshot of everything, behind the log's last mark: the next start reads nothing but that."""
+        patience_seconds = max(deadline - time.monotonic(), 1.0)
+        self.keeper.finish(self._kept_facts, patience_seconds)  # one that is on its way
+        place = self.place_of(seq)
+        if place is not None:
+            self.keeper.take(
+                self.tables, replace(place, log_position=journal.log.durable_end), journal.checksum
+            )
+            self.keeper.finish(self._kept_facts, patience_seconds)

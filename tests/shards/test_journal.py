@@ -58,8 +58,7 @@ class Shard:
         self.confirmed = 0
         self.journal = Journal(
             self.segment,
-            self.log,
-            BatchWriter(state, batch_bytes_max=BATCH_BYTES_LEAST, in_flight_max=8),
+            lambda: (self.log, BatchWriter(state, batch_bytes_max=BATCH_BYTES_LEAST, in_flight_max=8)),
             routers=2,
             first_position=FIRST,
             confirmed_seq=lambda: self.confirmed,
@@ -71,7 +70,7 @@ class Shard:
         self.log.held = False
         self.log.release()
         if self.journal._thread.is_alive():
-            assert self.journal.stop(DEADLINE_SECONDS)
+            assert self.journal.stop(DEADLINE_SECONDS, clean=True)
         self.segment.unlink()
         self.segment.close()
 
@@ -158,7 +157,8 @@ def test_reports_are_released_before_deliveries_and_these_before_slots(shard, mo
     shard.log.held = False
     shard.journal.start()
     until(lambda: "journal_head" in stored, "something is durable")
-    assert ["durable_seq", "durable_position.0", "durable_position.1", "journal_head"] == stored[:4]
+    wanted = ["durable_seq", "durable_position.0", "durable_position.1", "log_position", "journal_head"]
+    assert wanted == stored[stored.index("journal_head") - 4 :][:5]
 
 
 def test_the_log_gets_what_was_published_round_the_ring(shard):
@@ -204,7 +204,7 @@ def test_stopping_makes_everything_durable_and_leaves_a_mark(shard):
     shard.journal.start()
     until(lambda: shard.segment.load("durable_seq") == len(records), "all is durable")
     shard.confirmed = 7
-    assert shard.journal.stop(DEADLINE_SECONDS)
+    assert shard.journal.stop(DEADLINE_SECONDS, clean=True)
 
     header, nothing = shard.batches()[-1]
     assert (BatchKind.MARK, 7, 0) == (header["kind"], header["confirmed_seq"], len(nothing))
@@ -218,13 +218,27 @@ def test_a_stop_that_the_log_does_not_allow_is_told(shard):
     shard.publish(frames_of(4))
     shard.journal.start()
     until(lambda: shard.log.pending, "a batch is appended")
-    assert not shard.journal.stop(0.05)
+    assert not shard.journal.stop(0.05, clean=False)
     assert (0, 0, 0, 0) == shard.facts()
+
+
+def test_an_idle_log_is_looked_after(shard, monkeypatch):
+    """A log with nothing to do is polled all the same: it may have a transaction to end, or a failure to tell."""
+    polls, poll = [], shard.log.poll
+
+    def counted(timeout_seconds):
+        polls.append(timeout_seconds)
+        return poll(timeout_seconds)
+
+    monkeypatch.setattr(shard.log, "poll", counted)
+    shard.journal.start()
+    until(lambda: len(polls) > 2, "polls of an idle log")
 
 
 FAILURE = """
     import time
     from {name} import Shard, frames_of, until
+    from ringpit.wal.errors import Fenced
     shard = Shard()
     shard.segment.unlink()
     {break_it}
@@ -238,6 +252,7 @@ FAILURE = """
     ("break_it", "code", "said"),
     [
         ("shard.log.fail('no space is left')", Exit.LOG_FAILED, "journal: no space is left\n"),
+        ("shard.log._failure = Fenced('another owner')", Exit.FENCED, "journal: another owner\n"),
         ("shard.log.append = None", Exit.BROKEN, "TypeError: 'NoneType' object is not callable"),
     ],
 )

@@ -98,15 +98,17 @@ def test_segment_names_tell_exchange_role_and_life():
 
 
 def test_processes_stop_in_the_order_of_the_flow():
-    """Whoever feeds others stops first; one publisher, and routers and workers as configured."""
-    assert [Role.ROUTER, Role.WORKER, Role.PUBLISHER] == list(Role)
-    assert {Role.ROUTER: 2, Role.WORKER: 5, Role.PUBLISHER: 1} == counts(
-        sized(exchange={"routers": 2, "shards": 5})
-    )
+    """Followers stop first, or they would take over; then whoever feeds others."""
+    assert [Role.FOLLOWER, Role.ROUTER, Role.WORKER, Role.PUBLISHER] == list(Role)
+    config = sized(exchange={"routers": 2, "shards": 5})
+    wanted = {Role.ROUTER: 2, Role.WORKER: 5, Role.PUBLISHER: 1, Role.FOLLOWER: 0}
+    assert wanted == counts(config)
+    followed = replace(config, follower=replace(config.follower, enabled=True))
+    assert wanted | {Role.FOLLOWER: 5} == counts(followed)
 
 
 def test_the_board_names_every_process():
-    """An incarnation and a stop request for each process, and nothing else."""
+    """An incarnation and a stop request for each process, for workers how careful they shall be, and nothing else."""
     words = board_layout(sized(exchange={"routers": 2, "shards": 3})).words
-    assert 2 * (2 + 3 + 1) == len(words)
-    assert {"router.1.incarnation", "worker.2.stop", "publisher.0.stop"} <= set(words)
+    assert 2 * (2 + 3 + 1) + 3 == len(words)
+    assert {"router.1.incarnation", "worker.2.stop", "worker.2.careful", "publisher.0.stop"} <= set(words)

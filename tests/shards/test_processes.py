@@ -15,6 +15,7 @@ from ringpit.shards.ingress import IngressIntake
 from ringpit.shards.intake import RabbitIntake
 from ringpit.shards.layout import (
     Role,
+    board_layout,
     ingress_layout,
     publisher_layout,
     router_layout,
@@ -60,7 +61,7 @@ ENDINGS = [
     (LogUnavailable("Kafka does not answer"), Exit.UNAVAILABLE),
     (ConnectionRefusedError("nobody listens"), Exit.UNAVAILABLE),
     (LogFull("no space"), Exit.LOG_FAILED),
-    (Fenced("another owner"), Exit.LOG_FAILED),
+    (Fenced("another owner"), Exit.FENCED),
     (SinkFailed("the disk is full"), Exit.LOG_FAILED),
     (WorkerFrozen("shard 0 is frozen"), Exit.LOG_FAILED),
     (ConfigError("kafka.settings must be ..."), Exit.CONFIG),
@@ -184,9 +185,11 @@ def test_a_publisher_reads_the_worker_s_words_and_writes_its_own(config):
     with (
         Segment.create(segment_name(configured, "worker", 1, 4), worker_layout(configured), 4) as worker,
         Segment.create(segment_name(configured, "publisher", 0, 1), publisher_layout(configured), 1) as own,
+        Segment.create(segment_name(configured, "board", 0, 0), board_layout(configured)) as board,
     ):
-        views = processes.views_of(configured, 1, own, worker)
+        views = processes.views_of(configured, 1, own, worker, board)
         words = {
+            "leads": (board, "worker.1.incarnation"),
             "tail": (worker, "output_tail"),
             "durable_seq": (worker, "durable_seq"),
             "matched_seq": (worker, "matched_seq"),
@@ -195,7 +198,7 @@ def test_a_publisher_reads_the_worker_s_words_and_writes_its_own(config):
         }
         for number, (segment, word) in enumerate(words.values(), 1):
             segment.store(word, number)
-        assert list(range(1, 6)) == [
+        assert list(range(1, 7)) == [
             int(cells[index]) for cells, index in (getattr(views, name) for name in words)
         ]
         assert 4 == views.incarnation

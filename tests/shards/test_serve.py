@@ -19,6 +19,7 @@ from ringpit.shards.flow import creations, flow, frames
 from ringpit.shards.layout import EVENT, first_position
 from ringpit.shards.serve import (
     RUN_SLOTS_MAX,
+    STEP_MAX,
     At,
     Own,
     Turn,
@@ -49,12 +50,13 @@ class Rig:
     def __init__(self, *, inputs=64, journal=64, output=64):
         self.tables = Exchange(LIMITS, market_data=True).tables
         self.own_cells, self.router, self.publisher, self.board, self.queries = (
-            np.zeros(64, np.int64) for _ in range(5)
+            np.zeros(128, np.int64) for _ in range(5)
         )
         self.at = np.arange(len(At)) * 4
         own = np.zeros(len(Own), np.int64)
         own[Own.SEQ] = 1
         own[Own.RUN_AT] = own[Own.RUN_END] = own[Own.OUT] = OWN_FIRST
+        own[Own.STEP] = STEP_MAX
         slots, copy = np.zeros(inputs, COMMAND), np.zeros(journal, COMMAND)
         self.wires = Wires(
             cells=self.own_cells,
@@ -74,6 +76,7 @@ class Rig:
             events=np.zeros(LIMITS.events, EVENT),
             wait_ns=histogram.empty(),
             match_ns=histogram.empty(),
+            clock=np.zeros(1, np.int64),
         )
         for word in (At.JOURNAL_TAIL, At.JOURNAL_HEAD, At.OUTPUT_TAIL, At.OUTPUT_HEAD):
             self.put(word, OWN_FIRST)

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import count
 
 import pytest
@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from ringpit.ipc.segment import SHARED_MEMORY, Segment
 from ringpit.shards import supervisor as supervisor_module
-from ringpit.shards.config import Config, ConfigError, load
+from ringpit.shards.config import Config
 from ringpit.shards.exits import Exit
-from ringpit.shards.layout import Role, State, board_layout, prefix, segment_name
+from ringpit.shards.layout import Role, State, board_layout, counts, prefix, segment_name
 from ringpit.shards.supervisor import Child, Supervisor
 
 
@@ -73,25 +73,33 @@ def said():
     return []
 
 
-@pytest.fixture
-def supervisor(config, said):
-    """A supervisor of one router, one worker and one publisher that have been started."""
+@contextmanager
+def started(config, said):
+    """A supervisor of one process of each role, which have been started."""
     made = Supervisor(config, said.append)
     with ExitStack() as stack:
         made._board = Segment.create(segment_name(config, "board", 0, 0), board_layout(config))
         made._context = Context()
         stack.callback(made._remove, made._board)
-        for role in Role:
+        for role in (role for role, number in counts(config).items() if number):
             child = made.children[role, 0] = Child(role, 0)
             made._make_segment(child)
             made._start(child)
         yield made
         for child in made.children.values():
-            made._remove(child.segment)
+            if child.segment is not None:
+                made._remove(child.segment)
             if child.process is not None:
                 child.process.kill()
                 child.process.join()
     assert [] == list(SHARED_MEMORY.glob(prefix(config) + "*"))
+
+
+@pytest.fixture
+def supervisor(config, said):
+    """A supervisor of one router, one worker and one publisher that have been started."""
+    with started(config, said) as made:
+        yield made
 
 
 def die(supervisor, role, code):
@@ -154,7 +162,7 @@ def test_a_router_goes_on_behind_what_is_acknowledged(supervisor):
     assert [99, 0] == [new.load(word) for word in ("ingress_head", "input_tail.0")]
 
 
-@pytest.mark.parametrize("code", [Exit.CONFIG, Exit.REFUSED])
+@pytest.mark.parametrize("code", [Exit.CONFIG, Exit.REFUSED, Exit.FENCED])
 def test_what_another_try_cannot_mend_ends_the_exchange(supervisor, said, code):
     """A wrong configuration or a damaged log: no second try, and the exchange ends with that code."""
     assert not die(supervisor, Role.WORKER, code)
@@ -208,15 +216,156 @@ def test_a_stop_that_was_not_clean_is_no_success(supervisor, said):
     supervisor.stop()
     assert Exit.BROKEN == supervisor.code
     assert ["worker-0: left with code -9", "stopped: router-0, worker-0, publisher-0"] == said
-    assert [1, 1, 1] == [supervisor._board.load(f"{role.label}.0.stop") for role in Role]
+    stopped = [child.role.label for child in supervisor.children.values()]
+    assert [1, 1, 1] == [supervisor._board.load(f"{label}.0.stop") for label in stopped]
 
 
-def test_a_log_of_more_shards_is_refused(tmp_path):
-    """Started with fewer shards than its log has, an exchange would not know the events of the others."""
-    environment = {"RINGPIT__EXCHANGE__DATA": str(tmp_path), "RINGPIT__EXCHANGE__SHARDS": "2"}
-    config = load(None, environment)
-    for shard in (0, 1, 2):
-        (config.log_folder() / f"shard-{shard:04}").mkdir(parents=True)
-    rule = r"exchange\.shards is 2, but .*shard-0002 holds the log of shard 2.*start with 3 shards or more"
-    with pytest.raises(ConfigError, match=rule):
-        Supervisor(config, print)._require_every_shard()
+# Followers ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def followed(config):
+    """The configuration with a follower for the shard."""
+    return replace(config, follower=replace(config.follower, enabled=True))
+
+
+@pytest.fixture
+def pair(followed, said):
+    """A supervisor whose worker has a follower that could take over."""
+    with started(followed, said) as made:
+        made.children[Role.FOLLOWER, 0].segment.store("state", State.FOLLOWING)
+        yield made
+
+
+def lead(supervisor):
+    """The follower takes the leadership."""
+    incarnation = supervisor.children[Role.FOLLOWER, 0].incarnation
+    supervisor._board.store("worker.0.incarnation", incarnation)
+    return incarnation
+
+
+def test_who_leads_is_the_worker(pair, said):
+    """A follower that took over moves up with its process and segment, the old worker is killed, the next follower comes."""
+    worker, follower = (pair.children[role, 0] for role in (Role.WORKER, Role.FOLLOWER))
+    old, new, segment = worker.process, follower.process, follower.segment
+    incarnation = lead(pair)
+    assert pair.watch(0.0)
+    assert (new, segment, incarnation, 1) == (
+        worker.process,
+        worker.segment,
+        worker.incarnation,
+        worker.take_overs,
+    )
+    assert -9 == old.exitcode
+    assert -1 == old.sentinel, "it was reaped"
+    assert 0 == pair._board.load("follower.0.incarnation")
+    come_back(pair, Role.FOLLOWER)
+    assert incarnation + 1 == follower.incarnation == pair._board.load("follower.0.incarnation")
+    assert any("worker-0: incarnation 2, until now follower-0, has taken over" in line for line in said)
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_dead_worker_s_follower_is_called_and_given_time(pair, said):
+    """It is told which worker is dead; if it does not take over in time, a worker is started after all."""
+    dead = pair.children[Role.WORKER, 0].incarnation
+    assert die(pair, Role.WORKER, -9)
+    assert any("its follower takes over" in line for line in said)
+    assert dead == pair._board.load("follower.0.take_over")
+    come_back(pair, Role.WORKER)
+    assert pair.children[Role.WORKER, 0].incarnation == pair._board.load("worker.0.incarnation") > dead
+
+
+def test_a_follower_that_was_quicker_is_not_replaced(pair):
+    """The leadership moved while the next worker was being made: nothing is started over it."""
+    pair.children[Role.WORKER, 0].process.end(-9)
+    pair._bury(pair.children[Role.WORKER, 0])
+    incarnation = lead(pair)
+    before = pair.children[Role.WORKER, 0].segment
+    pair._start_again(pair.children[Role.WORKER, 0])
+    assert before is pair.children[Role.WORKER, 0].segment
+    assert pair.watch(0.0)
+    assert incarnation == pair.children[Role.WORKER, 0].incarnation
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_follower_s_death_ends_nothing(pair):
+    """Whatever it dies of, the exchange runs without it, and the next one comes."""
+    for code in (Exit.CONFIG, Exit.REFUSED, Exit.FELL_BEHIND, -11):
+        assert die(pair, Role.FOLLOWER, code)
+        come_back(pair, Role.FOLLOWER)
+    assert Exit.STOPPED == pair.code
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_shard_that_died_twice_at_one_record_stops(supervisor, said):
+    """After the first death the next goes carefully; the second at the same record is the last, and the line says what to do."""
+    worker = supervisor.children[Role.WORKER, 0]
+    for trying, in_hand in ((10, 40), (17, 40)):
+        worker.segment.store("trying_seq", trying)
+        worker.segment.store("in_hand_seq", in_hand)
+        assert die(supervisor, Role.WORKER, -11)
+        assert 40 == supervisor._board.load("worker.0.careful")
+        come_back(supervisor, Role.WORKER)
+    worker.segment.store("trying_seq", 17)
+    assert die(supervisor, Role.WORKER, -11)
+    assert worker.stopped
+    for _ in range(5):
+        assert supervisor.watch(0.0)
+    assert worker.process is None
+    assert "died twice at seq 17" in said[-1]
+    assert "`ringpit wal skip --shard 0 --seq 17`" in said[-1]
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_death_between_two_records_counts_for_nothing(supervisor):
+    """Killed by hand, again and again, while nothing is tried: always started again."""
+    for _ in range(5):
+        assert die(supervisor, Role.WORKER, -9)
+        come_back(supervisor, Role.WORKER)
+    assert 0 == supervisor._board.load("worker.0.careful")
+
+
+# What hangs -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seconds(monkeypatch):
+    """A monotonic clock that goes on by a second at each look."""
+    ticks = count(0)
+    monkeypatch.setattr(supervisor_module.time, "monotonic", lambda: float(next(ticks)))
+
+
+@pytest.mark.usefixtures("seconds")
+@pytest.mark.parametrize("role", [Role.ROUTER, Role.WORKER, Role.PUBLISHER])
+def test_a_heart_that_stands_still_ends_a_process(supervisor, said, role):
+    """Running, silent for longer than the patience: killed, and started again; not while it is only starting, or beats."""
+    child = supervisor.children[role, 0]
+    looks = 2 * supervisor.config.exchange.hang_seconds
+    for _ in range(looks):
+        supervisor.watch(0.0)
+    assert 0 == child.restarts, "it has not said that it runs"
+    child.segment.store("state", State.RUNNING)
+    for beat in range(looks):
+        child.segment.store("heartbeat", beat)
+        supervisor.watch(0.0)
+    assert 0 == child.restarts
+    for _ in range(looks):
+        supervisor.watch(0.0)
+        if child.exits:
+            break
+    assert [-9] == child.exits
+    assert any(f"{child.name}: its heart has stood still for 30 s; it is killed" in line for line in said)
+    come_back(supervisor, role)
+
+
+@pytest.mark.usefixtures("seconds")
+def test_a_follower_that_was_let_go_and_stays_is_ended(pair):
+    """It hangs: the next one can do what it should."""
+    follower = pair.children[Role.FOLLOWER, 0]
+    worker = pair.children[Role.WORKER, 0]
+    worker.segment.store("followed_by", -follower.incarnation)
+    for _ in range(2 * pair.config.exchange.hang_seconds):
+        pair.watch(0.0)
+        if follower.exits:
+            break
+    assert [-9] == follower.exits

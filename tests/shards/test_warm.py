@@ -56,7 +56,7 @@ def trade(encoding):
         )  # fmt: skip
         router.attach(0, worker.segment)
         publisher = Publisher(NoSink(), Settings(encoding=encoding), latency=house.publisher.region("whole_ns"))
-        publisher.attach_shard(0, views_of(house.config, 0, house.publisher, worker.segment))
+        publisher.attach_shard(0, views_of(house.config, 0, house.publisher, worker.segment, house.board))
         journal = Journal(
             worker.segment, log, BatchWriter(state), routers=1, first_position=first_position(incarnation),
             confirmed_seq=lambda: house.publisher.load("confirmed_seq.0"), cores=[],

@@ -1,38 +1,35 @@
 """A worker recovers what the log holds, says again what may be missing, and serves whoever counts."""
 
 import threading
-import time
-import uuid
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from ringpit.engine.codes import CommandKind, Reason, ReportKind, TimeInForce
 from ringpit.engine.digest import digest
 from ringpit.engine.image import IMAGE_INDEX
-from ringpit.engine.records import COMMAND, MARKER
+from ringpit.engine.records import COMMAND
 from ringpit.engine.tables import Cell
 from ringpit.ipc.ring import freeze
-from ringpit.ipc.segment import Segment
 from ringpit.shards.config import Config
-from ringpit.shards.flow import creations, flow, frames
+from ringpit.shards.flow import creations, frames
 from ringpit.shards.layout import (
     State,
-    board_layout,
     first_position,
-    publisher_layout,
-    queries_layout,
-    router_layout,
-    segment_name,
-    worker_layout,
 )
-from ringpit.shards.peers import Peers
 from ringpit.shards.queries import Client
-from ringpit.shards.worker import Worker, WorkerFrozen
+from ringpit.shards.worker import WorkerFrozen
+from ringpit.testing.house import (
+    DEADLINE_SECONDS,
+    ROUTER_FIRST,
+    at_positions,
+    frames_of,
+    house_of,
+    starts_of,
+    until,
+)
 from ringpit.testing.naive import NaiveExchange, report_array, report_tuples
 from ringpit.wal.batch import BatchKind, decode
 from ringpit.wal.memory import MemoryLog
@@ -40,100 +37,7 @@ from ringpit.wal.reader import recover
 from ringpit.wal.segments import SegmentLog
 from ringpit.wal.writer import BatchWriter
 
-DEADLINE_SECONDS = 30.0
-ROUTER_FIRST = 7  # incarnation of the first router
 GENERATION = Config().exchange.generation
-
-
-def until(condition, what):
-    """Poll until a condition holds; fail saying what was waited for."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what}: not after {DEADLINE_SECONDS} s")
-
-
-class House:
-    """The shared memory of an exchange with one shard; the tests play router, publisher and supervisor."""
-
-    def __init__(self, *, output_slots=1 << 13):
-        config = Config()
-        self.config = replace(
-            config,
-            exchange=replace(config.exchange, name=f"test-{uuid.uuid4().hex[:12]}", shards=1, stop_seconds=20),
-            limits=replace(config.limits, events=8, orders=1 << 9, levels=4_096, keys=256),
-            rings=replace(config.rings, input_slots=1 << 12, journal_slots=1 << 12, output_slots=output_slots),
-        )
-        self.segments = []
-        self.board = self.create("board", board_layout(self.config), 0)
-        self.create("queries", queries_layout(self.config), 0)
-        self.said = []
-        self.reported = []
-        self.start_router(ROUTER_FIRST)
-        self.start_publisher(1)
-
-    def create(self, label, layout, incarnation):
-        segment = Segment.create(segment_name(self.config, label, 0, incarnation), layout, incarnation)
-        self.segments.append(segment)
-        return segment
-
-    def close(self):
-        for segment in self.segments:
-            segment.unlink()
-            segment.close()
-
-    def start_router(self, incarnation):
-        """A router with an empty ring, which the board names from now on."""
-        self.router = self.create("router", router_layout(self.config), incarnation)
-        self.router.store("input_tail.0", first_position(incarnation))
-        self.board.store("router.0.incarnation", incarnation)
-
-    def start_publisher(self, incarnation, **words):
-        """A publisher, which the board names from now on."""
-        self.publisher = self.create("publisher", publisher_layout(self.config), incarnation)
-        for word, value in words.items():
-            self.publisher.store(f"{word}.0", value)
-        self.board.store("publisher.0.incarnation", incarnation)
-
-    def worker(self, incarnation, open_log):
-        """The next worker; the publisher has taken up its ring."""
-        segment = self.create("worker", worker_layout(self.config), incarnation)
-        self.board.store("worker.0.incarnation", incarnation)
-        self.publisher.store("output_head.0", first_position(incarnation))
-        return Worker(self.config, 0, segment, Peers(self.config), open_log, self.said.append)
-
-    def greet(self, worker):
-        """The router tells a worker to begin at the ring's end."""
-        self.router.store("input_base.0", self.router.load("input_tail.0"))
-        self.router.store("input_peer.0", worker.segment.incarnation)
-
-    def submit(self, records):
-        """Write frames into the input ring, and say in their markers where they lie."""
-        tail = self.router.load("input_tail.0")
-        placed = at_positions(records, tail)
-        slots = self.router.region("input.0")
-        slots[(tail + np.arange(len(records))) & (len(slots) - 1)] = placed
-        self.router.store("input_tail.0", tail + len(records))
-        return placed
-
-    def take_reports(self, worker, count=None):
-        """The publisher takes what is in the output ring, or the next `count`."""
-        head, tail = self.publisher.load("output_head.0"), worker.segment.load("output_tail")
-        tail = tail if count is None else min(tail, head + count)
-        slots = worker.segment.region("output")
-        self.reported.append(slots[(head + np.arange(tail - head)) & (len(slots) - 1)])
-        self.publisher.store("output_head.0", tail)
-        return self.reported[-1]
-
-
-@contextmanager
-def house_of(**options):
-    """A house, and nothing left of it."""
-    made = House(**options)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture
@@ -141,24 +45,6 @@ def house():
     """A house with a router and a publisher."""
     with house_of() as made:
         yield made
-
-
-def frames_of(count, *, seed=0, size=5):
-    """Frames of a seeded flow, each with a key of its own."""
-    return frames(flow(count, seed=seed, events=3, accounts=9), size, 99, engine_ns=1_000)
-
-
-def starts_of(records):
-    """Where the frames begin."""
-    return np.flatnonzero(records["kind"] == CommandKind.MARKER)
-
-
-def at_positions(records, first):
-    """The same frames, lying in a ring from a position on."""
-    placed = records.copy()
-    starts = starts_of(records)
-    placed.view(MARKER)["position"][starts] = first + np.append(starts[1:], len(records))
-    return placed
 
 
 def log_of(records, batch_ends):
@@ -269,7 +155,7 @@ def test_what_the_log_says_was_confirmed_is_not_said_again(house):
     log = MemoryLog()
     writer = BatchWriter(recover(log, 0, GENERATION, 1, lambda _header, _records: None))
     log.append(writer.cut(records, confirmed_seq=0)[0])
-    log.append(writer.mark(len(records)))
+    log.append(writer.mark(len(records), clean=False))
     worker = house.worker(2, lambda: log)
     _, state, replay = worker.recover()
     worker.begin(state, replay)
@@ -525,7 +411,8 @@ def live(house, worker, records):
     house.greet(worker)
     placed = house.submit(records)
     until(reached(segment.load("recovered_seq") + len(records)), "everything is durable")
-    assert house.router.load("input_tail.0") == segment.load("durable_position.0")
+    # The router is told after the publisher (J2).
+    until(lambda: house.router.load("input_tail.0") == segment.load("durable_position.0"), "the router is told")
     house.board.store("worker.0.stop", 1)
     until(lambda: failures or segment.load("state") == State.DRAINED, "the worker has drained")
     house.take_reports(worker)

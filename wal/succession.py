@@ -1,0 +1,120 @@
+"""
+Succession: how somebody who has a shard's state already takes its log over.
+
+    log      claim 1   A   A   A   | claim 2   A   B   B          | A's that arrive behind claim 2 count for nothing
+                           ^ here the successor begins to read
+    written again:             A'                                   the same records as A, from the first not durable one on
+
+A worker that starts replays its log and then claims (reader.py). A follower has the state; it only has to learn that its
+own claim is the one that counts, and then writes again whatever its predecessor was not told to be durable. Whether
+that was in the log or not makes no difference: the reader rule skips what it has.
+
+Fast here: what is read is what was appended since the predecessor last said where its log stands.
+
+Invariant:
+
+    SU1  the claim's first seq is not above what the log has, because its predecessor said that it is durable
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from ringpit.wal.batch import BatchKind, encode
+from ringpit.wal.errors import Fenced, LogUnavailable
+from ringpit.wal.log import Log
+from ringpit.wal.reader import CLAIM_TIMEOUT_SECONDS, Begin, Reader, RecoveredState
+
+POLL_SECONDS: Final = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inheritance:
+    """What a successor knows of the log when it takes over."""
+
+    shard: int
+    generation: int
+    epoch: int  # of the predecessor
+    nonce: int  # of the predecessor
+    next_seq: int  # first seq that is perhaps not durable
+    checksum: int  # over everything below it
+    confirmed_seq: int
+    skip_count: int
+    position: int  # in the log; batches behind it hold no record above next_seq that is not preceded by those from it on
+    positions: tuple[int, ...]  # per router, input ring position below next_seq
+
+
+def claim(log: Log, inheritance: Inheritance, nonce: int) -> None:
+    """Append the claim on the next epoch; `log` was opened by this process and nothing was appended to it yet."""
+    facts = {
+        "kind": BatchKind.CLAIM,
+        "shard": inheritance.shard,
+        "generation": inheritance.generation,
+        "epoch": inheritance.epoch + 1,
+        "prior_epoch": inheritance.epoch,
+        "nonce": nonce,
+        "first_seq": inheritance.next_seq,
+        "checksum_before": inheritance.checksum,
+        "checksum_after": inheritance.checksum,
+        "confirmed_seq": inheritance.confirmed_seq,
+        "skip_count": inheritance.skip_count,
+    }
+    log.append(encode(facts, np.array(inheritance.positions, np.int64)))
+
+
+def succeed(
+    log: Log, inheritance: Inheritance, nonce: int, *, timeout_seconds: float = CLAIM_TIMEOUT_SECONDS
+) -> RecoveredState:
+    """
+    Wait for the claim, and read the log up to it.
+
+    Raises Fenced if another owner claimed first, LogUnavailable if the claim is not in the log after the timeout, and
+    whatever the log and the reader raise.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while log.poll(POLL_SECONDS) < 1:
+        _require_time(deadline, inheritance.shard, log)
+    begin = Begin(
+        epoch=inheritance.epoch,
+        nonce=inheritance.nonce,
+        seq=inheritance.next_seq - 1,
+        checksum=inheritance.checksum,
+        confirmed_seq=inheritance.confirmed_seq,
+        skip_count=inheritance.skip_count,
+    )
+    reader = Reader(inheritance.shard, inheritance.generation, begin=begin)
+    position = inheritance.position
+    while reader.epoch <= inheritance.epoch:
+        for entry in log.read(position):
+            reader.take(entry.batch, log.locate(entry.position))
+            position = entry.following
+        _require_time(deadline, inheritance.shard, log)
+    if (reader.epoch, reader.nonce) != (inheritance.epoch + 1, nonce):
+        raise Fenced(
+            f"shard {inheritance.shard} was claimed by another owner with epoch {reader.epoch} while this follower took "
+            f"over with epoch {inheritance.epoch + 1}; stop one of the two (one supervisor per log)"
+        )
+    return RecoveredState(
+        shard=inheritance.shard,
+        generation=inheritance.generation,
+        epoch=reader.epoch,
+        nonce=nonce,
+        next_seq=inheritance.next_seq,
+        checksum=inheritance.checksum,
+        confirmed_seq=inheritance.confirmed_seq,
+        skip_count=inheritance.skip_count,
+        positions=inheritance.positions,
+        batch_count=reader.batch_count,
+        record_count=reader.record_count,
+        appended_count=1,
+    )
+
+
+def _require_time(deadline: float, shard: int, log: Log) -> None:
+    """Give up on a claim that does not come back."""
+    if time.monotonic() > deadline:
+        raise LogUnavailable(
+            f"the claim on shard {shard} is not in its log yet ({log.describe()}); check that the log accepts writes"
+        )
