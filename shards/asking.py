@@ -199,9 +199,10 @@ def asked(config: Path | None, patience: float, question: Callable[[Any], list[F
     from ringpit.ipc.segment import SegmentError
     from ringpit.shards.config import ConfigError, load
     from ringpit.shards.queries import Client, QueryFailed, Unknown
+    from ringpit.shards.topology import resolved
 
     try:
-        with Client(load(config), patience_seconds=patience) as client:
+        with Client(resolved(load(config)), patience_seconds=patience) as client:
             return question(client)
     except Unknown as error:
         code, failure = Exit.REFUSED, str(error)

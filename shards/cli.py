@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ringpit.shards import asking
+from ringpit.shards import asking, logtool, timetravel
 from ringpit.shards.exits import Exit
 
 app = typer.Typer(
@@ -95,7 +95,7 @@ def run_exchange(config: Any) -> Exit:
 
     stop = StopRequest()
     with Supervisor(config, say) as exchange:
-        if exchange.wait_ready():
+        if exchange.wait_ready(lambda: not stop.wanted):
             say(f"accepting orders {exchange.ready_seconds:.2f} s after the processes were started")
         while exchange.watch() and not stop.wanted:
             pass
@@ -182,9 +182,37 @@ def demo(
 
 @app.command()
 def replay(
-    source: Annotated[str, typer.Argument(help="NDJSON file of EventMessages, or - for standard input.")],
+    source: Annotated[
+        str, typer.Argument(help="NDJSON file of EventMessages, or - for standard input.", show_default=False)
+    ] = "",
+    log: Annotated[bool, typer.Option("--log", help="Apply a shard's log instead.")] = False,
+    config: ConfigFile = None,
+    folder: logtool.Folder = None,
+    snapshots: logtool.Snapshots = None,
+    shard: logtool.Shard = None,
+    to_seq: logtool.ToSeq = None,
+    from_start: Annotated[bool, typer.Option("--from-start", help="--log: use no snapshot.")] = False,
+    event: Annotated[
+        int | None, typer.Option("--event", help="--log: show this event's book.", show_default=False)
+    ] = None,
+    depth: Annotated[int, typer.Option("--depth", min=1, help="--log: levels of each side.")] = 10,
+    reports: Annotated[
+        Path | None,
+        typer.Option("--reports", help="--log: write the reports to this file.", show_default=False),
+    ] = None,
+    digest: Annotated[bool, typer.Option("--digest", help="--log: print the digest alone.")] = False,
 ) -> None:
-    """Apply EventMessages in one process and print the reports as NDJSON; the same input gives the same bytes."""
+    """Apply EventMessages in one process and print the reports as NDJSON; or, with --log, a shard's log up to any seq."""
+    if log:
+        asked = timetravel.Asked(to_seq, from_start, event, depth, reports, digest)
+        raise typer.Exit(timetravel.replay_log(config, folder, shard, snapshots, asked))
+    if not source:
+        raise fail(ValueError("replay needs an NDJSON file, - for standard input, or --log"), Exit.CONFIG)
+    replay_messages(source)
+
+
+def replay_messages(source: str) -> None:
+    """`ringpit replay FILE`."""
     from ringpit.shards.replay import replay_lines
     from ringpit.shards.sinks import SinkFailed
 
@@ -205,6 +233,46 @@ def replay(
 
 
 @app.command()
+def reshard(
+    shards: Annotated[
+        int, typer.Option("--shards", min=1, max=64, help="How many there shall be.", show_default=False)
+    ],
+    config: ConfigFile = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Deal an exchange's events out to another number of shards; it must be stopped, and its last stop clean."""
+    from ringpit.shards.config import load
+    from ringpit.shards.resharding import remains_of, reshard
+
+    def confirm(question: str) -> bool:
+        """Whether the operator wants it."""
+        return yes or typer.confirm(question, err=True)
+
+    with logtool.told():
+        loaded = load(config)
+        books = reshard(loaded, shards, say, confirm)
+        if not books:
+            say("nothing was changed")
+            raise typer.Exit(Exit.STOPPED)
+        asking.print_table([reshard_fields(each) for each in books])
+        say(remains_of(loaded, books[0].generation))
+        if loaded.exchange.shards != shards:
+            say(f"write exchange.shards = {shards} into {config or 'a configuration'} before the next start")
+
+
+def reshard_fields(books: Any) -> asking.Fields:
+    """A shard's books, for people; what is printed was found equal."""
+    return {
+        "Generation": books.generation,
+        "Shard": books.shard,
+        "Events": len(books.facts),
+        "Open": len(books.digests),
+        "Orders": books.orders,
+        "Digests": "equal",
+    }
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of EventMessage and the layout of the packed form."""
     from ringpit.shards.schema import print_schema
@@ -213,6 +281,7 @@ def schema() -> None:
 
 
 app.add_typer(asking.app)
+app.add_typer(logtool.app)
 
 
 def main() -> None:

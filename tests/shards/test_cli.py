@@ -56,7 +56,7 @@ def test_help_names_every_command():
     """--help, and no command at all, list the commands with a line each."""
     done = ringpit("--help")
     assert 0 == done.returncode
-    for command in (b"run", b"check-config", b"demo", b"replay", b"schema", b"query"):
+    for command in (b"run", b"check-config", b"demo", b"replay", b"schema", b"query", b"wal"):
         assert command in done.stdout
     assert b"replay" in ringpit().stdout
 
