@@ -14,6 +14,7 @@ output then, it was lost.
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from ringpit.ipc.atomics import load_cell
 from ringpit.ipc.segment import Segment
 from ringpit.shards.config import load
 from ringpit.shards.delivery import publisher_key
+from ringpit.shards.faults import VARIABLE
 from ringpit.shards.feeders import follow
 from ringpit.shards.flow import flow
 from ringpit.shards.ingress import Cell, IngressFeeder
@@ -45,7 +47,9 @@ RINGPIT = Path(sys.executable).with_name("ringpit")
 SHARED_MEMORY = Path("/dev/shm")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RINGPIT_")}
 DEADLINE_SECONDS = 100.0  # for anything: a crowded machine is not a bug
+START_SECONDS = 280.0  # the first start on a machine compiles
 FRAME_ORDERS = 100
+DISK_BYTES = 4 << 20
 CONFIG = """
 [exchange]
 name = "{name}"
@@ -139,12 +143,12 @@ def by_event(told):
     return events
 
 
-def eventually(condition, what):
+def eventually(condition, what, seconds=DEADLINE_SECONDS):
     """Poll until a condition holds, and return what it returned; `what` says what was last seen if it never does."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    deadline = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > deadline:
-            pytest.fail(f"after {DEADLINE_SECONDS:.0f} s: {what()}", pytrace=False)
+            pytest.fail(f"after {seconds:.0f} s: {what()}", pytrace=False)
         os.sched_yield()
     return found
 
@@ -152,12 +156,13 @@ def eventually(condition, what):
 class ExchangeProcess:
     """`ringpit run` on a folder of this test's own; each `start` is another life on the same data."""
 
-    def __init__(self, folder, more=""):
+    def __init__(self, folder, more="", faults=""):
         self.name = f"fault-{uuid.uuid4().hex[:12]}"
         self.data = folder / "data"
         self.config_file = folder / "ringpit.toml"
         self.config_file.write_text(CONFIG.format(name=self.name, data=self.data) + more)
         self.config = load(self.config_file)
+        self.environment = ENVIRONMENT | {VARIABLE: faults}
         self.process = None
         self.started = []  # what it ran when it began to accept orders
         self.said_file = folder / "said.txt"
@@ -170,7 +175,7 @@ class ExchangeProcess:
                 stderr=said,
                 stdout=said,
                 start_new_session=True,
-                env=ENVIRONMENT,
+                env=self.environment,
             )
 
     def start(self):
@@ -178,7 +183,9 @@ class ExchangeProcess:
         before = self.said().count("accepting orders")
         self.launch()
         eventually(
-            lambda: self.said().count("accepting orders") > before or self.process.poll() is not None, self.said
+            lambda: self.said().count("accepting orders") > before or self.process.poll() is not None,
+            self.said,
+            START_SECONDS,
         )
         assert self.process.poll() is None, self.said()
         self.started = list(self.children().values())
@@ -205,6 +212,57 @@ class ExchangeProcess:
         child.kill()
         child.wait(DEADLINE_SECONDS)
 
+    def kill_supervisor(self):
+        """SIGKILL for the supervisor, whose children and shared memory go with it, and another life."""
+        self.process.kill()
+        self.wait()
+        self.until(lambda: not self.living(), "children live on")
+        self.until(lambda: not self.shared_memory(), "segments are left")
+        self.start()
+
+    def until_followed(self, shards=(0, 1), times=1):
+        """Wait until each of these shards has had a follower that could take over so many times."""
+        for shard in shards:
+            self.until(
+                lambda: self.said().count(f"shard {shard}: follows") >= times,  # noqa: B023 - it is called here
+                f"shard {shard} has no follower",
+            )
+
+    @contextlib.contextmanager
+    def held(self, but):
+        """Stop every process of it that moves, but one, for the body: nothing else writes to shared memory then."""
+        children = [psutil.Process(self.process.pid), *self.children_of_roles()]
+        moving = [
+            child for child in children if child.pid != but.pid and child.status() != psutil.STATUS_STOPPED
+        ]
+        for child in moving:
+            child.suspend()
+        try:
+            yield
+        finally:
+            for child in moving:
+                child.resume()
+
+    def children_of_roles(self):
+        """Every process of a role, two of one name while a worker is taken over."""
+        labels = {role.label for role in Role}
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if child.name().partition("-")[0] in labels]
+
+    def memory_but(self, name):
+        """Name to content of every segment but one."""
+        return {
+            segment: (SHARED_MEMORY / segment).read_bytes()
+            for segment in self.shared_memory()
+            if segment != name
+        }
+
+    def kill_all(self):
+        """SIGKILL for every process of it at once, as a power cut would; returns when all are gone."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        eventually(lambda: not self.living(), lambda: f"{self.living()} live")
+
     def restarts(self):
         """How often each process was started again."""
         lines = [line.split() for line in self.said().splitlines() if ": started again, incarnation" in line]
@@ -228,6 +286,10 @@ class ExchangeProcess:
     def until_said(self, text):
         """Wait until it has printed something."""
         self.until(lambda: text in self.said(), f"it does not say {text!r}")
+
+    def until_said_times(self, text, times):
+        """Wait until it has printed something so many times."""
+        self.until(lambda: self.said().count(text) >= times, f"it has not said {text!r} {times} times")
 
     def wait(self):
         """The exit code, as soon as there is one."""
@@ -353,6 +415,10 @@ class OrderFlow:
     def finish(self):
         """Offer the rest, and wait until everything is acknowledged."""
         self.offer(len(self.bodies))
+        self.settle()
+
+    def settle(self):
+        """Wait until everything offered is acknowledged."""
         eventually(self._settled, self._standing)
 
     def _settled(self):
@@ -370,8 +436,8 @@ def make_exchange(tmp_path):
     """Make an exchange in a folder of its own; whatever the test does to it, nothing is left."""
     made = []
 
-    def make(more=""):
-        made.append(ExchangeProcess(tmp_path, more))
+    def make(more="", faults=""):
+        made.append(ExchangeProcess(tmp_path, more, faults))
         return made[-1]
 
     yield make
@@ -399,3 +465,19 @@ def make_flow_on():
 def make_flow(exchange, make_flow_on):
     """Make a flow of seeded orders, connected to the exchange."""
     return partial(make_flow_on, exchange)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MiB, and its folder."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a small file system takes root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"this container may not mount: {mounted.stderr.decode()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)

@@ -9,6 +9,9 @@ DELIVERIES = ORDERS // 100
 KILLS = 3
 HELD_SECONDS = 0.3
 ROLES = ("router-0", "worker-0", "worker-1", "publisher-0")
+EVERYBODY = (*ROLES, "supervisor")
+FOLLOWERS = ("follower-0", "follower-1")
+FOLLOWED = "[follower]\nenabled = true\n"
 
 pytestmark = pytest.mark.compiled
 
@@ -20,7 +23,11 @@ def kill_under_load(exchange, flow, names, seed):
     instants = sorted(chance.sample(range(1, len(flow.bodies)), len(names)))
     for instant, name in zip(instants, names, strict=True):
         flow.offer(until=instant)
-        exchange.kill(name)
+        if name == "supervisor":
+            exchange.kill_supervisor()
+            flow.connect()
+        else:
+            exchange.kill(name)
     flow.finish()
 
 
@@ -36,8 +43,8 @@ def test_a_process_that_is_killed_costs_nothing(exchange, make_flow, name):
     """A role that is killed three times under load is started again each time, and no report is lost or changed."""
     flow = make_flow(ORDERS, seed=11)
     kill_under_load(exchange, flow, [name] * KILLS, seed=21)
+    exchange.until(lambda: exchange.restarts()[name] == KILLS, f"{name} is not started again")
     assert_clean_stop(exchange)
-    assert KILLS == exchange.restarts()[name], exchange.said()
     exchange.assert_published(flow.commands)
 
 
@@ -51,12 +58,25 @@ def test_all_roles_may_die_in_one_run(exchange, make_flow):
     exchange.assert_published(flow.commands)
 
 
+def test_everybody_may_die_where_followers_follow(make_exchange, make_flow_on):
+    """Router, workers, followers, publisher and supervisor killed in turn, whatever a follower was doing, change nothing."""
+    exchange = make_exchange(FOLLOWED).start()
+    flow = make_flow_on(exchange, 2 * ORDERS, seed=14)
+    names = [*EVERYBODY, *FOLLOWERS, "worker-0", "worker-1"]
+    random.Random(24).shuffle(names)
+    kill_under_load(exchange, flow, names, seed=24)
+    assert_clean_stop(exchange)
+    exchange.assert_published(flow.commands)
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(100, 120))
-def test_a_long_series_of_kills_costs_nothing(exchange, make_flow, seed):
-    """Thirty kills of whatever role in one run change nothing, whatever the seed."""
-    flow = make_flow(300_000, seed=seed)
-    names = random.Random(seed).choices(ROLES, k=30)
+@pytest.mark.parametrize("more", ["", FOLLOWED], ids=["alone", "followed"])
+@pytest.mark.parametrize("seed", range(100, 115))
+def test_a_long_series_of_kills_costs_nothing(make_exchange, make_flow_on, seed, more):
+    """Thirty kills of whatever process in one run change nothing, whatever the seed."""
+    exchange = make_exchange(more).start()
+    flow = make_flow_on(exchange, 300_000, seed=seed)
+    names = random.Random(seed).choices([*EVERYBODY, *(FOLLOWERS if more else ())], k=30)
     kill_under_load(exchange, flow, names, seed=seed)
     assert_clean_stop(exchange)
     exchange.assert_published(flow.commands)

@@ -1,7 +1,6 @@
 """What keeps an exchange from starting or going on: one sentence that says what to do, and an exit code that is not 0."""
 
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -17,22 +16,6 @@ HUGE_RING = 1 << 26  # slots of 64 bytes; a router has one ring for each shard
 SHARDS_MAX = 64
 
 pytestmark = pytest.mark.compiled
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 4 MiB, and its folder."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting a small file system takes root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"this container may not mount: {mounted.stderr.decode()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture

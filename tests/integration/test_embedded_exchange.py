@@ -7,13 +7,12 @@ from itertools import pairwise
 import pytest
 
 from ringpit.engine.codes import Reason, ReportKind
-from ringpit.shards.sinks import JSON_LINES
 from ringpit.testing.exchange import RingFeeder
-from ringpit.testing.received import Received
-from ringpit.testing.submissions import PACKED, Model, Submission, by_event, cut, day, differences, one_exchange
+from ringpit.testing.judge import model_of, received_by
+from ringpit.testing.submissions import PACKED, Submission, by_event, cut, day, differences, one_exchange
 
 pytestmark = [pytest.mark.compiled, pytest.mark.timeout(600)]  # the first start on a machine compiles
-ORDERS, EVENTS, SHARDS, SEED = 20_000, 20, 2, 20_261_201
+ORDERS, EVENTS, SEED = 20_000, 20, 20_261_201
 LARGEST = 100  # commands of a delivery that touches both shards
 LIMITS = {"events": 64, "orders": 1 << 14, "levels": 1 << 14, "keys": 1 << 13}
 
@@ -32,22 +31,6 @@ def feed(exchange, deliveries):
     feeder.offer(deliveries)
     feeder.settle()
     feeder.close()
-
-
-def received_by(exchange):
-    """Everything in the output files."""
-    received = Received()
-    for topic in ("reports", "trades", "prices", "books"):
-        path = exchange.config.data_folder() / "out" / f"{topic}.ndjson"
-        received.take(topic, JSON_LINES, path.read_bytes() if path.exists() else b"")
-    return received
-
-
-def model_of(received, deliveries):
-    """What the deliveries must have done, each sent once and in this order."""
-    model = Model(SHARDS, received.homes().__getitem__)
-    model.submit(deliveries)
-    return model
 
 
 def assert_as_modelled(received, model):

@@ -1,87 +1,20 @@
 """A whole exchange over the real RabbitMQ and the real Kafka, compared with the naive exchange given what was sent."""
 
 import random
-import uuid
-from itertools import chain, pairwise
+from itertools import pairwise
 
 import pytest
-from confluent_kafka.admin import AdminClient
 
 from ringpit.engine.codes import Reason, ReportKind
-from ringpit.testing.clients import Clients
 from ringpit.testing.garbage import HEADERS, garbage
-from ringpit.testing.submissions import Model, by_event, cut, day, differences, one_exchange
+from ringpit.testing.judge import answers_of, assert_exact, assert_once_in_effect
+from ringpit.testing.submissions import by_event, cut, day, differences, one_exchange
 
 pytestmark = [pytest.mark.brokers, pytest.mark.compiled, pytest.mark.timeout(600)]
-EVENTS, SHARDS, SEED = 24, 2, 20_261_207
+EVENTS, SEED = 24, 20_261_207
 MORE = 100  # deliveries that are on their way when something ends
 GARBAGE = 10_000
 LARGEST = 100  # commands of a delivery that touches both shards
-LIMITS = {"events": 64, "orders": 1 << 16, "levels": 1 << 14, "keys": 1 << 14}
-
-
-@pytest.fixture
-def make_clients(make_exchange, rabbitmq_url, kafka_bootstrap):
-    """Make an exchange with queue, exchanges and topic of its own, and its clients; it does not run yet."""
-    names = []
-    open_clients = []
-
-    def make(**output):
-        name = f"ringpit.test.{uuid.uuid4().hex[:12]}"
-        names.append(name)
-        exchange = make_exchange(
-            limits=LIMITS,
-            intake={"source": "rabbitmq"},
-            output={"sink": "rabbitmq", **output},
-            log={"kind": "kafka"},
-            kafka={"bootstrap": kafka_bootstrap, "topic": name},
-            rabbitmq={
-                "url": rabbitmq_url,
-                "queue": f"{name}.orders",
-                **{
-                    f"{topic}_exchange": f"{name}.{topic}" for topic in ("reports", "trades", "prices", "books")
-                },
-                "dead_letter_exchange": f"{name}.dead",
-            },
-        )
-        open_clients.append(Clients(exchange))
-        return exchange, open_clients[-1]
-
-    yield make
-    for clients in open_clients:
-        clients.exchange.close()
-        clients.close()
-    AdminClient({"bootstrap.servers": kafka_bootstrap}).delete_topics(names)
-
-
-def answers_of(deliveries):
-    """How many reports a naive exchange makes of deliveries that each have effect once."""
-    return sum(map(len, one_exchange(deliveries).values()))
-
-
-def assert_exact(clients, deliveries):
-    """Every report and trade of deliveries in this order came once, with the seq and index it must have; the model."""
-    received = clients.received
-    model = Model(SHARDS, received.homes().__getitem__)
-    model.submit(deliveries)
-    assert [] == differences(dict(enumerate(model.reports)), received.by_shard(received.reports))
-    assert [] == differences(dict(enumerate(model.trades())), received.by_shard(received.trades))
-    assert [] == received.disordered()
-    assert 0 == received.repeated
-    return model
-
-
-def assert_once_in_effect(clients, deliveries):
-    """Whatever came twice, each event said what it must, in order, and reports that came again said the same; the model."""
-    received = clients.received
-    assert [] == received.contradicted
-    assert [] == received.disordered()
-    assert [] == differences(one_exchange(deliveries), by_event(received.by_log_order()))
-    model = Model(SHARDS, received.homes().__getitem__)
-    model.submit(deliveries)
-    expected, got = dict(enumerate(model.trades())), received.by_shard(received.trades)
-    assert [] == differences(by_event(chain(*expected.values())), by_event(chain(*got.values())))
-    return model
 
 
 def test_a_hundred_thousand_orders(make_clients):
@@ -95,7 +28,7 @@ def test_a_hundred_thousand_orders(make_clients):
     clients.read_rest()
 
     received = clients.received
-    model = assert_exact(clients, deliveries)
+    model = assert_exact(clients.received, deliveries)
     assert [] == differences(one_exchange(deliveries), by_event(received.by_log_order()))
     assert {0, 1} == set(received.homes().values())
     assert model.digests() == exchange.digests()
@@ -128,7 +61,7 @@ def test_a_clean_restart_under_load(make_clients):
     assert 0 == exchange.stop()
     clients.read_rest()
 
-    model = assert_exact(clients, sent)
+    model = assert_exact(clients.received, sent)
     assert model.digests() == exchange.digests()
     reports = clients.received.by_log_order()
     assert len(again) <= sum(report.kind == ReportKind.DUPLICATE for report in reports)
@@ -153,7 +86,7 @@ def test_a_kill_of_everything_under_load(make_clients):
     assert 0 == exchange.stop()
     clients.read_rest()
 
-    model = assert_once_in_effect(clients, deliveries)
+    model = assert_once_in_effect(clients.received, deliveries)
     assert model.digests() == exchange.digests()
 
 
@@ -172,7 +105,7 @@ def test_each_process_is_killed_under_load(make_clients):
     assert 0 == exchange.stop()
     clients.read_rest()
 
-    model = assert_once_in_effect(clients, deliveries)
+    model = assert_once_in_effect(clients.received, deliveries)
     print(f"came twice: {clients.received.repeated} reports and trades")
     assert model.digests() == exchange.digests()
     assert 3 == exchange.printed().count("started again, incarnation")
@@ -198,7 +131,7 @@ def test_a_broker_that_goes_and_comes_back(make_clients, brokers, name):
     assert 0 == exchange.stop()
     clients.read_rest()
 
-    model = assert_once_in_effect(clients, deliveries)
+    model = assert_once_in_effect(clients.received, deliveries)
     print(f"came twice: {clients.received.repeated} reports and trades")
     assert model.digests() == exchange.digests()
     assert "started again" not in exchange.printed()
@@ -233,5 +166,5 @@ def test_ten_thousand_deliveries_of_garbage(make_clients):
             headers["x-ringpit-message-id"],
         )
     assert "started again" not in exchange.printed()
-    model = assert_exact(clients, good)
+    model = assert_exact(clients.received, good)
     assert model.digests() == exchange.digests()

@@ -14,6 +14,7 @@ and the subscriber's queue is durable. `close` removes every queue and exchange 
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final, NamedTuple, Self
 
 import pika
@@ -49,17 +50,17 @@ class Clients:
     Attributes: `exchange`; `received`, everything that was published so far and read.
     """
 
-    def __init__(self, exchange: RunningExchange) -> None:
-        """Declare the subscriber's queue, bound to all that is published."""
+    def __init__(self, exchange: RunningExchange, url: str = "") -> None:
+        """Declare the subscriber's queue, bound to all that is published, at `url` or where the exchange finds its broker."""
         self.received = Received()
         self.exchange = exchange
         self._config: Config = exchange.config
-        self._url = str(self._config.rabbitmq.url)
+        self._url = url or str(self._config.rabbitmq.url)
         self._queue = f"{self._config.rabbitmq.queue}.subscriber"
         self._topics = {getattr(self._config.rabbitmq, f"{topic}_exchange"): topic for topic in TOPICS}
         self._outbox = Outbox(
             "client",
-            endpoint_of(self._config),
+            replace(endpoint_of(self._config), url=self._url),
             lambda _channel: None,
             lambda _line: None,
             window=WINDOW,
@@ -168,7 +169,7 @@ class Clients:
         self._acknowledge = 0
         parameters = pika.URLParameters(self._url)
         parameters.connection_attempts, parameters.retry_delay = CONNECTION_ATTEMPTS, RETRY_SECONDS
-        self._connection = pika.BlockingConnection(parameters)
+        self._connection = connected(parameters)
         self._channel = self._connection.channel()
         self._channel.queue_declare(self._queue, durable=True)
         for exchange, topic in self._topics.items():
@@ -212,3 +213,14 @@ class Clients:
         assert self._connection is not None
         with suppress(AMQPError):
             self._connection.close()
+
+
+def connected(parameters: pika.URLParameters) -> pika.BlockingConnection:
+    """A connection, also if the broker that is asked is just going away: pika tries again only where nobody answers."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return pika.BlockingConnection(parameters)
+        except AMQPError:
+            if time.monotonic() > deadline:
+                raise

@@ -13,6 +13,7 @@ memory as an embedding program does.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,18 +29,22 @@ import psutil
 
 from ringpit.engine.digest import digest
 from ringpit.engine.records import COMMAND
-from ringpit.engine.tables import Tables, allocate
+from ringpit.engine.tables import Tables
 from ringpit.ipc.atomics import load_cell
 from ringpit.ipc.segment import Segment
 from ringpit.shards.config import Config, load
 from ringpit.shards.delivery import publisher_key
 from ringpit.shards.ingress import Cell, IngressFeeder
+from ringpit.shards.keeper import begin_behind
 from ringpit.shards.layout import Role, ingress_layout, pool_limits, segment_name
+from ringpit.shards.logs import source_of
 from ringpit.shards.peers import Peers
 from ringpit.shards.processes import open_log
+from ringpit.shards.rerun import first_snapshot, tables_of
+from ringpit.shards.topology import resolved
 from ringpit.shards.worker import Replay
 from ringpit.testing.submissions import Submission
-from ringpit.wal.reader import Reader, recover
+from ringpit.wal.reader import FIRST, Reader, recover
 
 START_SECONDS: Final = 240.0  # the first start on a machine compiles
 STOP_SECONDS: Final = 120.0
@@ -71,7 +76,7 @@ class RunningExchange:
                 for name, section in sections.items()
             )
         )
-        self.config: Config = load(self.file)
+        self.config: Config = resolved(load(self.file))
         self._process: subprocess.Popen[bytes] | None = None
         self._printed_before = 0
         self._asked = False  # to stop
@@ -136,15 +141,30 @@ class RunningExchange:
         process.wait()
         self._process = None
 
+    def child(self, name: str) -> psutil.Process:
+        """One process, such as worker-0, as soon as it is there. Raises ExchangeFailed if it does not come."""
+        found: list[psutil.Process] = []
+
+        def running() -> bool:
+            children = psutil.Process(self._running().pid).children(recursive=True)
+            found[:] = [child for child in children if child.name() == name]
+            return bool(found)
+
+        self.wait_for(running, START_SECONDS, lambda: f"no process is called {name}")
+        return found[0]
+
     def kill_one(self, name: str) -> None:
         """End one process, such as worker-0, as a crash would. Raises ExchangeFailed if no such process runs."""
+        self.child(name).kill()
 
-        def running() -> list[psutil.Process]:
-            children = psutil.Process(self._running().pid).children(recursive=True)
-            return [child for child in children if child.name() == name]
-
-        self.wait_for(lambda: bool(running()), START_SECONDS, lambda: f"no process is called {name}")
-        running()[0].kill()
+    def kill_supervisor(self) -> None:
+        """End its supervisor alone, as a crash would; returns when all its children have followed it."""
+        process = self._running()
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+        psutil.wait_procs(children, STOP_SECONDS)
+        self._process = None
 
     def close(self) -> None:
         """Leave nothing running, whatever the test did."""
@@ -157,12 +177,27 @@ class RunningExchange:
             raise ExchangeFailed("the exchange does not run: start it first")
         return self._process
 
+    def reshard(self, shards: int) -> str:
+        """Deal its events out anew while it is stopped, as an operator does; what that printed. Raises ExchangeFailed."""
+        command = [sys.executable, "-m", "ringpit.shards.cli", "reshard", "-c", str(self.file), "--yes"]
+        done = subprocess.run([*command, "--shards", str(shards)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ExchangeFailed(f"it was not recut, code {done.returncode}; it printed:\n{done.stderr}")
+        self.file.write_text(re.sub(r"(?m)^shards = \d+$", f"shards = {shards}", self.file.read_text()))
+        self.config = resolved(load(self.file))
+        return done.stdout + done.stderr
+
     def tables(self, shard: int) -> tuple[Tables, int]:
         """A shard's tables and next seq, recovered from its log as a worker would. Only while it is stopped."""
+        generation = self.config.exchange.generation
+        first = first_snapshot(source_of(self.config, shard), print)  # of a later generation
+        begin, position = (begin_behind(first.facts), first.facts.log_position) if first else (FIRST, 0)
+        tables = tables_of(pool_limits(self.config), first, market_data=True)
         log = open_log(self.config, shard)
         try:
-            tables = allocate(pool_limits(self.config), market_data=True)
-            state = recover(log, shard, self.config.exchange.generation, os.getpid(), Replay(tables, 0).apply)
+            state = recover(
+                log, shard, generation, os.getpid(), Replay(tables, 0).apply, begin=begin, position=position
+            )
         finally:
             log.close()
         return tables, state.next_seq
