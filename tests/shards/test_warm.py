@@ -30,10 +30,9 @@ def compiled():
 
 def trade(encoding):
     """Deliveries in both forms through the real router, worker, journal and publisher, with their real memory."""
-    from test_worker import House, flow
 
     from ringpit.shards.directory import Directory
-    from ringpit.shards.flow import messages
+    from ringpit.shards.flow import flow, messages
     from ringpit.shards.journal import Journal
     from ringpit.shards.layout import first_position
     from ringpit.shards.packed import CONTENT_TYPE, encode
@@ -42,6 +41,7 @@ def trade(encoding):
     from ringpit.shards.router import Router
     from ringpit.shards.sinks import NoSink
     from ringpit.testing.fake_broker import FakeBroker, FakeIntake
+    from ringpit.testing.house import House
     from ringpit.wal.memory import MemoryLog
     from ringpit.wal.writer import BatchWriter
 
@@ -58,9 +58,10 @@ def trade(encoding):
         publisher = Publisher(NoSink(), Settings(encoding=encoding), latency=house.publisher.region("whole_ns"))
         publisher.attach_shard(0, views_of(house.config, 0, house.publisher, worker.segment, house.board))
         journal = Journal(
-            worker.segment, log, BatchWriter(state), routers=1, first_position=first_position(incarnation),
+            worker.segment, lambda log=log, state=state: (log, BatchWriter(state)), routers=1, first_position=first_position(incarnation),
             confirmed_seq=lambda: house.publisher.load("confirmed_seq.0"), cores=[],
         )  # fmt: skip
+        journal.open()
         commands = flow(200, seed=incarnation, events=3)
         asked = [*messages(commands), {"Task": "Settlement", "ID": 2}]
         broker.publish(CONTENT_TYPE, encode(commands))
@@ -68,8 +69,7 @@ def trade(encoding):
         for _ in range(6):
             router.step(0)
             worker._serve_one(0)
-            journal._cut()
-            journal._advance(0)
+            journal.step(0)
             publisher.step(1 << 60)
         assert router.idle
         assert worker.segment.load("durable_seq") == house.publisher.load("confirmed_seq.0") > 0
