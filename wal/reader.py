@@ -265,14 +265,14 @@ def recover(
     reader = Reader(shard, generation, begin=begin, skips=skips)
     position = _replay(log, reader, position, apply)
     reader.require_reached(log.describe())
-    claim = _claim(reader, nonce)
+    claim = claim_of(reader, nonce)
     log.append(encode(claim, np.zeros(ROUTERS_MAX, np.int64)))  # R7: rings begin anew
     deadline = time.monotonic() + timeout_seconds
     while log.poll(0.1) < 1:
-        _require_time(deadline, shard, log)
+        require_time(deadline, shard, log)
     while reader.epoch < claim["epoch"]:
         position = _replay(log, reader, position, apply)
-        _require_time(deadline, shard, log)
+        require_time(deadline, shard, log)
     if (reader.epoch, reader.nonce) != (claim["epoch"], nonce):
         raise Fenced(
             f"shard {shard} was claimed by another owner with epoch {reader.epoch} while this one claimed epoch "
@@ -294,7 +294,7 @@ def recover(
     )
 
 
-def _claim(reader: Reader, nonce: int) -> dict[str, int]:
+def claim_of(reader: Reader, nonce: int) -> dict[str, int]:
     """The header of a claim by whoever has read what the reader has."""
     return {
         "kind": BatchKind.CLAIM,
@@ -347,7 +347,7 @@ def _replay(log: Log, reader: Reader, position: int, apply: Apply) -> int:
     return position
 
 
-def _require_time(deadline: float, shard: int, log: Log) -> None:
+def require_time(deadline: float, shard: int, log: Log) -> None:
     """Give up on a claim that does not come back."""
     if time.monotonic() > deadline:
         raise LogUnavailable(

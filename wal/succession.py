@@ -22,10 +22,17 @@ from typing import Final
 
 import numpy as np
 
-from ringpit.wal.batch import BatchKind, encode
-from ringpit.wal.errors import Fenced, LogUnavailable
+from ringpit.wal.batch import encode
+from ringpit.wal.errors import Fenced
 from ringpit.wal.log import Log
-from ringpit.wal.reader import CLAIM_TIMEOUT_SECONDS, Begin, Reader, RecoveredState
+from ringpit.wal.reader import (
+    CLAIM_TIMEOUT_SECONDS,
+    Begin,
+    Reader,
+    RecoveredState,
+    claim_of,
+    require_time,
+)
 
 POLL_SECONDS: Final = 0.05
 
@@ -48,20 +55,21 @@ class Inheritance:
 
 def claim(log: Log, inheritance: Inheritance, nonce: int) -> None:
     """Append the claim on the next epoch; `log` was opened by this process and nothing was appended to it yet."""
-    facts = {
-        "kind": BatchKind.CLAIM,
-        "shard": inheritance.shard,
-        "generation": inheritance.generation,
-        "epoch": inheritance.epoch + 1,
-        "prior_epoch": inheritance.epoch,
-        "nonce": nonce,
-        "first_seq": inheritance.next_seq,
-        "checksum_before": inheritance.checksum,
-        "checksum_after": inheritance.checksum,
-        "confirmed_seq": inheritance.confirmed_seq,
-        "skip_count": inheritance.skip_count,
-    }
+    facts = claim_of(_reader_of(inheritance), nonce)
     log.append(encode(facts, np.array(inheritance.positions, np.int64)))
+
+
+def _reader_of(inheritance: Inheritance) -> Reader:
+    """A reader that stands where the successor begins to write."""
+    begin = Begin(
+        epoch=inheritance.epoch,
+        nonce=inheritance.nonce,
+        seq=inheritance.next_seq - 1,
+        checksum=inheritance.checksum,
+        confirmed_seq=inheritance.confirmed_seq,
+        skip_count=inheritance.skip_count,
+    )
+    return Reader(inheritance.shard, inheritance.generation, begin=begin)
 
 
 def succeed(
@@ -75,22 +83,14 @@ def succeed(
     """
     deadline = time.monotonic() + timeout_seconds
     while log.poll(POLL_SECONDS) < 1:
-        _require_time(deadline, inheritance.shard, log)
-    begin = Begin(
-        epoch=inheritance.epoch,
-        nonce=inheritance.nonce,
-        seq=inheritance.next_seq - 1,
-        checksum=inheritance.checksum,
-        confirmed_seq=inheritance.confirmed_seq,
-        skip_count=inheritance.skip_count,
-    )
-    reader = Reader(inheritance.shard, inheritance.generation, begin=begin)
+        require_time(deadline, inheritance.shard, log)
+    reader = _reader_of(inheritance)
     position = inheritance.position
     while reader.epoch <= inheritance.epoch:
         for entry in log.read(position):
             reader.take(entry.batch, log.locate(entry.position))
             position = entry.following
-        _require_time(deadline, inheritance.shard, log)
+        require_time(deadline, inheritance.shard, log)
     if (reader.epoch, reader.nonce) != (inheritance.epoch + 1, nonce):
         raise Fenced(
             f"shard {inheritance.shard} was claimed by another owner with epoch {reader.epoch} while this follower took "
@@ -110,11 +110,3 @@ def succeed(
         record_count=reader.record_count,
         appended_count=1,
     )
-
-
-def _require_time(deadline: float, shard: int, log: Log) -> None:
-    """Give up on a claim that does not come back."""
-    if time.monotonic() > deadline:
-        raise LogUnavailable(
-            f"the claim on shard {shard} is not in its log yet ({log.describe()}); check that the log accepts writes"
-        )
