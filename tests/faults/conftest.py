@@ -342,13 +342,16 @@ class OrderFlow:
     Seeded orders, and the process that feeds them: this one.
 
     Each delivery has a key of its own, and is offered again to the exchange's next life only if it was not acknowledged.
+    At most `window` deliveries are under way: what waits for a second or third run, batch or cycle needs a small one,
+    because a process that had to wait for its core takes everything there is at once.
     """
 
-    def __init__(self, exchange, orders, *, seed, events=10):
+    def __init__(self, exchange, orders, *, seed, window=sys.maxsize, events=10):
         self.commands = flow(orders, seed=seed, events=events)
         cuts = range(0, len(self.commands), FRAME_ORDERS)
         self.bodies = [encode(self.commands[cut : cut + FRAME_ORDERS]) for cut in cuts]
         self._exchange = exchange
+        self._window = window
         self._run = uuid.uuid4().bytes
         self._acknowledged = 0  # deliveries, in all lives but this one
         self._offered = 0
@@ -380,10 +383,11 @@ class OrderFlow:
         self._router = follow(self._peers, self._feeder, self._router)
 
     def _offer_next(self):
-        """Offer one delivery; False if there is no room."""
+        """Offer one delivery; False if there is no room, or enough is under way."""
         number = self._offered
         key = publisher_key(b"", b"faults", self._run + number.to_bytes(4))
-        if not self._feeder.offer(CONTENT_TYPE, key, self.bodies[number]):
+        is_open = number < self._window or number - self.acknowledged() < self._window
+        if not is_open or not self._feeder.offer(CONTENT_TYPE, key, self.bodies[number]):
             self._look()
             return False
         self._offered += 1
@@ -455,8 +459,8 @@ def exchange(make_exchange):
 def make_flow_on():
     """Make a flow of seeded orders, connected to an exchange."""
 
-    def make(exchange, orders, seed):
-        return OrderFlow(exchange, orders, seed=seed).connect()
+    def make(exchange, orders, seed, window=sys.maxsize):
+        return OrderFlow(exchange, orders, seed=seed, window=window).connect()
 
     return make
 

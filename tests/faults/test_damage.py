@@ -109,7 +109,7 @@ def torn_anywhere(make_exchange, make_flow_on, count, seed):
     print(f"seed {seed}")
     chance = random.Random(seed)
     exchange = make_exchange(ONLY_AT_THE_END, "worker-0.1:DURABLE:SIGSTOP:2").start()
-    flow = make_flow_on(exchange, ORDERS, seed)
+    flow = make_flow_on(exchange, ORDERS, seed, window=10)
     worker = exchange.child("worker-0")
     exchange.until(lambda: flow.offer_some() or worker.status() == psutil.STATUS_STOPPED, "it does not stop")
     flow.connect()  # counts what was acknowledged while the shared memory is there

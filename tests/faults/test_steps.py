@@ -7,6 +7,7 @@ In one run processes of several roles die, each once, at a step of its own, whil
 import pytest
 
 ORDERS = 20_000
+WINDOW = 20  # deliveries under way, so that there is a second of everything
 DELIVERIES_BEFORE = 20  # at which a router dies
 CYCLES_BEFORE = 2  # at which a publisher dies
 FOLLOWED = "[follower]\nenabled = true\nheartbeat_ms = 5000\n"  # whoever dies is seen at once; nobody hangs
@@ -55,7 +56,7 @@ def run_through(make_exchange, make_flow_on, steps, more, seed):
     exchange = make_exchange(more, faults_of(steps)).start()
     if more:
         exchange.until_followed()
-    flow = make_flow_on(exchange, ORDERS, seed)
+    flow = make_flow_on(exchange, ORDERS, seed, window=WINDOW)
     flow.finish()
     assert 0 == exchange.stop(), exchange.said()
     assert [] == exchange.living()

@@ -9,6 +9,7 @@ import pytest
 from ringpit.shards.layout import Role, segment_name
 
 ORDERS = 20_000
+WINDOW = 20  # deliveries under way, so that there is a second run and a second batch
 FOLLOWED = "[follower]\nenabled = true\nheartbeat_ms = 1000\n"  # a crowded machine is no reason
 STEPS = (  # of the worker of shard 0, and of the journal of shard 1
     ("COPIED", "CUT"),
@@ -33,7 +34,7 @@ def test_a_worker_that_wakes_after_it_was_taken_over_changes_nothing(make_exchan
     exchange = make_exchange(FOLLOWED, faults_of(steps, ":SPARE")).start()
     exchange.until_followed()
     old = [exchange.child(f"worker-{shard}") for shard in range(len(steps))]
-    flow = make_flow_on(exchange, ORDERS, seed=51)
+    flow = make_flow_on(exchange, ORDERS, seed=51, window=WINDOW)
     for shard in range(len(steps)):
         taken_over = f"worker-{shard}: incarnation 2, until now follower-{shard}, has taken over"
         exchange.until(lambda: flow.offer_some() or taken_over in exchange.said(), "nobody took over")  # noqa: B023 - it is called here
@@ -55,7 +56,7 @@ def stop_and_take_over(make_exchange, make_flow_on, steps, seed):
     exchange = make_exchange(FOLLOWED, faults_of(steps)).start()
     exchange.until_followed()
     old = [exchange.child(f"worker-{shard}") for shard in range(len(steps))]
-    flow = make_flow_on(exchange, ORDERS, seed)
+    flow = make_flow_on(exchange, ORDERS, seed, window=WINDOW)
     flow.finish()
     exchange.until(lambda: not any(child.is_running() for child in old), "a stopped worker lives on")
     assert 0 == exchange.stop(), exchange.said()

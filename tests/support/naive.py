@@ -131,6 +131,7 @@ class NaiveExchange:
         self.limits = limits or Limits()
         self.market_data = market_data
         self.events: dict[int, Event] = {}
+        self.pool: set[tuple[int, int]] = set()  # (event, order) of every open order
         self.keys: OrderedDict[tuple[int, int], tuple[int, int]] = OrderedDict()  # key: (seq, body hash)
         self.seq = 0
         self.accepted = 0  # orders ever accepted
@@ -368,7 +369,7 @@ class NaiveExchange:
             return
         slot = len(self.events)
         content = content_of(command, extension, self.bands)
-        self.events[command.event] = Event(command.event, slot, content)
+        self.events[command.event] = Event(command.event, slot, content, self.pool)
         if self.market_data:
             self._report(
                 ReportKind.BOOK_RESET, event=command.event, order=content.tick * 32 + content.decimals, account=slot,

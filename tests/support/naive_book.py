@@ -223,6 +223,7 @@ class Event:
     event: int
     slot: int  # number in order of creation, 0-based
     content: Content
+    pool: set[tuple[int, int]]  # (event, order) of every open order of the shard, whatever its event
     state: EventState = EventState.OPEN
     last: int = NO_TRADE
     orders: dict[int, Order] = field(default_factory=dict)
@@ -248,11 +249,13 @@ class Event:
         """Put an order into its list, behind its equals; an iceberg shows a slice."""
         order.show_afresh()
         self.orders[order.order] = order
+        self.pool.add((self.event, order.order))
         insort_right(self.lists[order.queue], order, key=place_of)
 
     def remove(self, order: Order) -> None:
         """Take an order out, wherever it stands."""
         del self.orders[order.order]
+        self.pool.remove((self.event, order.order))
         self.lists[order.queue].remove(order)
 
     def at(self, side: int, price: int) -> list[Order]:
@@ -294,7 +297,7 @@ class Event:
 
     def copy_for(self, taker: Order) -> "Event":
         """A book of copies of those orders that a taker could trade with."""
-        copied = Event(self.event, self.slot, self.content)
+        copied = Event(self.event, self.slot, self.content, {(self.event, order) for order in self.orders})
         for queue in (Queue.BIDS, Queue.ASKS, Queue.BUY_ALL_OR_NONE, Queue.SELL_ALL_OR_NONE):
             for order in self.lists[queue]:
                 if order.side != taker.side and taker.takes(order.price):
@@ -308,6 +311,7 @@ class Event:
         assert not bids or not asks or bids[0].price < asks[0].price, f"event {self.event} is crossed"
         assert {id(order) for order in self.waiting()} == {id(order) for order in self.orders.values()}
         assert len(self.waiting()) == len(self.orders)
+        assert set(self.orders) == {order for event, order in self.pool if event == self.event}
         assert self.state == EventState.OPEN or not self.orders
         for queue, orders in self.lists.items():
             places = [order.place for order in orders]

@@ -77,7 +77,7 @@ def refusal(command: Any, extension: Any, events: dict[int, Event], limits: Limi
     if reason:
         return reason
     if mine is None or command.kind == CommandKind.NEW:
-        return refusal_of_new(command, extension, book, events, limits, engine_ns)
+        return refusal_of_new(command, extension, book, limits, engine_ns)
     if mine.post_only and command.kind in PRICED_KINDS and not cancels(mine, command):
         return refusal_of_post_only(replace(mine, price=moved_to(mine, command)), book)
     return Reason.NONE
@@ -189,9 +189,7 @@ def refusal_of_price(command: Any, extension: Any, book: Event) -> Reason:
     return Reason.NONE
 
 
-def refusal_of_new(
-    command: Any, extension: Any, book: Event, events: dict[int, Event], limits: Limits, engine_ns: int
-) -> Reason:
+def refusal_of_new(command: Any, extension: Any, book: Event, limits: Limits, engine_ns: int) -> Reason:
     """The checks of M7 that only NEW has, from DUP_CLIENT_ORDER_ID on."""
     order = order_of(command, extension, book, 0)
     if order.order in book.orders:
@@ -204,10 +202,10 @@ def refusal_of_new(
         return Reason.FOK_UNFILLABLE
     if not (order.may_rest or order.is_stop):
         return Reason.NONE
-    return refusal_of_room(order, book, events, limits)
+    return refusal_of_room(order, book, limits)
 
 
-def refusal_of_room(order: Order, book: Event, events: dict[int, Event], limits: Limits) -> Reason:
+def refusal_of_room(order: Order, book: Event, limits: Limits) -> Reason:
     """BOOK_CAPACITY, OPEN_ORDER_LIMIT or POOL_CAPACITY (M7)."""
     orders_max, account_orders_max = book.content.orders_max, book.content.account_orders_max
     if orders_max and len(book.orders) >= orders_max:
@@ -215,7 +213,7 @@ def refusal_of_room(order: Order, book: Event, events: dict[int, Event], limits:
     of_account = sum(each.account == order.account for each in book.orders.values())
     if account_orders_max and of_account >= account_orders_max:
         return Reason.OPEN_ORDER_LIMIT
-    if sum(len(every.orders) for every in events.values()) >= limits.orders:
+    if len(book.pool) >= limits.orders:
         return Reason.POOL_CAPACITY
     return Reason.NONE
 
@@ -250,11 +248,12 @@ def refusal_of_creation(
         return Reason.EVENT_EXISTS
     if book is not None:
         return Reason.ALREADY_SETTLED if book.state == EventState.SETTLED else Reason.NONE
-    tables = {
-        each.content.bands for each in events.values() if each.state == EventState.OPEN and each.content.bands
-    }
-    if len(events) >= limits.events or (content.bands and len(tables | {content.bands}) > limits.grids):
+    if len(events) >= limits.events:
         return Reason.BOOK_CAPACITY
+    if content.bands:
+        tables = {each.content.bands for each in events.values() if each.state == EventState.OPEN} - {()}
+        if len(tables | {content.bands}) > limits.grids:
+            return Reason.BOOK_CAPACITY
     return Reason.NONE
 
 
