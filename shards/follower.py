@@ -46,6 +46,7 @@ from ringpit.ipc.ring import freeze
 from ringpit.ipc.segment import Segment
 from ringpit.shards.faults import Step, met, spared
 from ringpit.shards.follow import ASLEEP_PARTS, Behind, Follow, Leader, Over, copy_run, follow
+from ringpit.shards.instance import nonce_of
 from ringpit.shards.journal import Journal
 from ringpit.shards.keeper import Place, keeper_of, load_newest
 from ringpit.shards.layout import Role, State, first_position
@@ -492,7 +493,7 @@ class Follower:
             position=self._old_log_position,
             positions=tuple(map(int, self._known_positions)),
         )
-        nonce = int.from_bytes(os.urandom(7), "little") + 1
+        nonce = nonce_of(self.config)
         log = self.worker.open_log()
         claim(log, inheritance, nonce)
         met(Step.CLAIM_APPENDED)

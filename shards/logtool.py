@@ -29,6 +29,7 @@ import typer
 
 from ringpit.shards.asking import AsJson, Fields, console_of_any_width, print_json, print_table
 from ringpit.shards.exits import Exit
+from ringpit.shards.instance import nonce_of
 
 app = typer.Typer(
     name="wal",
@@ -586,7 +587,7 @@ def skip_command(
         if not yes and not typer.confirm(question, err=True):
             say("nothing was skipped")
             raise typer.Exit(Exit.STOPPED)
-        skip(loaded, shard, chosen, int.from_bytes(os.urandom(7), "little") + 1)
+        skip(loaded, shard, chosen, nonce_of(loaded))
         say(f"seq {seq} of shard {shard} is skipped; start the exchange")
 
 

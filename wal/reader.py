@@ -18,6 +18,8 @@ Invariants:
         checksum is over what was written, and the engine refuses it with that reason
     R7  ring positions are of the rings of the newest owner that counts: a start begins with none, a follower that takes
         over goes on with its predecessor's; those of an earlier life may be larger and mean other rings
+    R8  whoever finds its epoch claimed by another ends, unless that is kin: nonces that agree above KIN_BITS, and are not 0
+        there, are of one data folder, so that claim is a dead process's, and the epoch after it is claimed
 
 A reader may begin at a snapshot instead of the first batch (`Begin`), and must then know of skips that lie further on
 than the command (R6). The last header says how many there are (B6): nearly always as many as the snapshot knew, and
@@ -52,6 +54,9 @@ from ringpit.wal.frames import CHECKSUM_START, ROUTERS_MAX, FrameTorn, checksum_
 from ringpit.wal.log import Entry, Log, LogView
 
 CLAIM_TIMEOUT_SECONDS: Final = 30.0
+CLAIMS_MAX: Final = 8  # more of one's own dead than can be on their way
+KIN_BITS: Final = 31  # of a nonce; those above name whose it is
+POLL_SECONDS: Final = 0.05
 NOT_SKIPPABLE: Final = (CommandKind.MARKER, CommandKind.EXTENSION, CommandKind.BANDS)  # no command by itself
 _NOTHING: Final = np.empty(0, MARKER)
 
@@ -266,18 +271,9 @@ def recover(
     position = _replay(log, reader, position, apply)
     reader.require_reached(log.describe())
     claim = claim_of(reader, nonce)
-    log.append(encode(claim, np.zeros(ROUTERS_MAX, np.int64)))  # R7: rings begin anew
-    deadline = time.monotonic() + timeout_seconds
-    while log.poll(0.1) < 1:
-        require_time(deadline, shard, log)
-    while reader.epoch < claim["epoch"]:
-        position = _replay(log, reader, position, apply)
-        require_time(deadline, shard, log)
-    if (reader.epoch, reader.nonce) != (claim["epoch"], nonce):
-        raise Fenced(
-            f"shard {shard} was claimed by another owner with epoch {reader.epoch} while this one claimed epoch "
-            f"{claim['epoch']}; stop one of the two (one supervisor per log)"
-        )
+    positions = np.zeros(ROUTERS_MAX, np.int64)  # R7: rings begin anew
+    log.append(encode(claim, positions))
+    appended_count = await_claim(log, reader, claim, positions, position, apply, timeout_seconds)
     return RecoveredState(
         shard=shard,
         generation=generation,
@@ -290,8 +286,48 @@ def recover(
         positions=tuple(map(int, reader.positions)),
         batch_count=reader.batch_count,
         record_count=reader.record_count,
-        appended_count=1,
+        appended_count=appended_count,
     )
+
+
+def await_claim(
+    log: Log,
+    reader: Reader,
+    claim: dict[str, int],
+    positions: np.ndarray,
+    position: int,
+    apply: Apply,
+    timeout_seconds: float,
+) -> int:
+    """
+    Read on until a claim that was appended counts; over a dead one of our kin that was first, claim again (R8).
+
+    `claim` and `positions` are as they were encoded, `position` is where the reader stands. Returns how many claims were
+    appended; raises as `recover`.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    appended_count = 1
+    while True:
+        while log.poll(POLL_SECONDS) < appended_count:
+            require_time(deadline, reader.shard, log)
+        while reader.epoch < claim["epoch"]:
+            position = _replay(log, reader, position, apply)
+            require_time(deadline, reader.shard, log)
+        if (reader.epoch, reader.nonce) == (claim["epoch"], claim["nonce"]):
+            return appended_count
+        if not _is_kin(reader.nonce, claim["nonce"]) or appended_count == CLAIMS_MAX:
+            raise Fenced(
+                f"shard {reader.shard} was claimed by another owner with epoch {reader.epoch} while this one claimed epoch "
+                f"{claim['epoch']}; stop one of the two (one supervisor per log)"
+            )
+        claim = claim | {"epoch": reader.epoch + 1, "prior_epoch": reader.epoch}
+        log.append(encode(claim, positions))
+        appended_count += 1
+
+
+def _is_kin(nonce: int, other: int) -> bool:
+    """True if two claims are of one data folder (R8)."""
+    return nonce >> KIN_BITS == other >> KIN_BITS != 0
 
 
 def claim_of(reader: Reader, nonce: int) -> dict[str, int]:

@@ -16,25 +16,20 @@ Invariant:
     SU1  the claim's first seq is not above what the log has, because its predecessor said that it is durable
 """
 
-import time
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
 from ringpit.wal.batch import encode
-from ringpit.wal.errors import Fenced
 from ringpit.wal.log import Log
 from ringpit.wal.reader import (
     CLAIM_TIMEOUT_SECONDS,
     Begin,
     Reader,
     RecoveredState,
+    await_claim,
     claim_of,
-    require_time,
 )
-
-POLL_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +67,10 @@ def _reader_of(inheritance: Inheritance) -> Reader:
     return Reader(inheritance.shard, inheritance.generation, begin=begin)
 
 
+def _look_away(_header: np.void, _records: np.ndarray) -> None:
+    """A successor has applied it, or writes it again."""
+
+
 def succeed(
     log: Log, inheritance: Inheritance, nonce: int, *, timeout_seconds: float = CLAIM_TIMEOUT_SECONDS
 ) -> RecoveredState:
@@ -81,21 +80,11 @@ def succeed(
     Raises Fenced if another owner claimed first, LogUnavailable if the claim is not in the log after the timeout, and
     whatever the log and the reader raise.
     """
-    deadline = time.monotonic() + timeout_seconds
-    while log.poll(POLL_SECONDS) < 1:
-        require_time(deadline, inheritance.shard, log)
     reader = _reader_of(inheritance)
-    position = inheritance.position
-    while reader.epoch <= inheritance.epoch:
-        for entry in log.read(position):
-            reader.take(entry.batch, log.locate(entry.position))
-            position = entry.following
-        require_time(deadline, inheritance.shard, log)
-    if (reader.epoch, reader.nonce) != (inheritance.epoch + 1, nonce):
-        raise Fenced(
-            f"shard {inheritance.shard} was claimed by another owner with epoch {reader.epoch} while this follower took "
-            f"over with epoch {inheritance.epoch + 1}; stop one of the two (one supervisor per log)"
-        )
+    facts, positions = claim_of(reader, nonce), np.array(inheritance.positions, np.int64)
+    appended_count = await_claim(
+        log, reader, facts, positions, inheritance.position, _look_away, timeout_seconds
+    )
     return RecoveredState(
         shard=inheritance.shard,
         generation=inheritance.generation,
@@ -108,5 +97,5 @@ def succeed(
         positions=inheritance.positions,
         batch_count=reader.batch_count,
         record_count=reader.record_count,
-        appended_count=1,
+        appended_count=appended_count,
     )

@@ -15,6 +15,7 @@ Everything is put back at the end.
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,6 +42,7 @@ from ringpit.shards import (
 )
 from ringpit.testing.schedule import Schedule
 from ringpit.wal import reader, succession
+from ringpit.wal.reader import KIN_BITS
 
 MODULES = (
     answers, directory, follow, follower, journal, keeper, output, peers, processes, publisher, router, serve, supervisor,
@@ -78,6 +80,11 @@ def system_of(schedule: Schedule) -> SimpleNamespace:
         _exit=schedule.leave,
         sched_setaffinity=lambda *_: None,
     )
+
+
+def nonce_of(schedule: Schedule, _config: Any) -> int:
+    """A claim's nonce: all processes are kin."""
+    return 1 << KIN_BITS | int.from_bytes(schedule.random.randbytes(7)) >> (56 - KIN_BITS) | 1
 
 
 def cells_of(schedule: Schedule) -> dict[str, Any]:
@@ -185,6 +192,8 @@ def rewired(world: Any) -> Iterator[Changes]:
             (processes, "open_sink", world.open_sink),
             (processes, "Idle", world.make_idle),
             (worker, "Idle", world.make_idle),
+            (worker, "nonce_of", partial(nonce_of, schedule)),
+            (follower, "nonce_of", partial(nonce_of, schedule)),
             (processes, "Worker", world.make_worker),
             (processes, "say_as", world.say_as),
             (processes, "tell_published", lambda *_: None),

@@ -18,7 +18,7 @@ from ringpit.wal.errors import (
 )
 from ringpit.wal.frames import FrameTorn, checksum_of
 from ringpit.wal.memory import MemoryLog
-from ringpit.wal.reader import Begin, Reader, recover, skips_of
+from ringpit.wal.reader import CLAIMS_MAX, KIN_BITS, Begin, Reader, recover, skips_of
 from ringpit.wal.writer import BatchWriter
 
 FRAMES = 12  # of the one true history: a marker and a command each
@@ -243,6 +243,32 @@ def test_of_equal_epochs_the_first_in_log_order_wins(make, epoch):
         Fenced, match=rf"claimed by another owner with epoch {epoch} while this one claimed epoch 1"
     ):
         recover(log, make.shard, make.generation, 2, lambda *_: None)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_dead_claim_of_our_kin_is_claimed_over(make, epoch):
+    """A claim that was on its way when its process was killed lands before ours: nobody is behind it (R8)."""
+    kin = 5 << KIN_BITS
+    log = RivalLog([], make.claim(epoch, nonce=kin | 1))
+    state = recover(log, make.shard, make.generation, kin | 2, lambda *_: None)
+    assert (epoch + 1, kin | 2, 2) == (state.epoch, state.nonce, state.appended_count)
+    reader = Reader(make.shard, make.generation)
+    for batch in log.batches:
+        reader.take(batch, "here")
+    assert (state.epoch, state.nonce) == (reader.epoch, reader.nonce)
+
+
+def test_claims_over_kin_have_an_end(make):
+    """Whoever finds kin before each of its claims ends as before another owner."""
+    kin = 5 << KIN_BITS
+    log = RivalLog([], b"")
+    epochs = iter(range(1, 100))
+    log.append = lambda batch: (
+        log.batches.append(make.claim(next(epochs), nonce=kin | 1)),
+        MemoryLog.append(log, batch),
+    )
+    with pytest.raises(Fenced, match=f"with epoch {CLAIMS_MAX} while this one claimed epoch {CLAIMS_MAX}"):
+        recover(log, make.shard, make.generation, kin | 2, lambda *_: None)
 
 
 def test_late_batch_before_the_claim_counts(make):

@@ -11,12 +11,13 @@ from ringpit.wal.batch import positions_of
 from ringpit.wal.errors import Fenced, LogUnavailable
 from ringpit.wal.frames import checksum_of
 from ringpit.wal.memory import MemoryLog
-from ringpit.wal.reader import Reader, recover
+from ringpit.wal.reader import KIN_BITS, Reader, recover
 from ringpit.wal.succession import Inheritance, claim, succeed
 from ringpit.wal.writer import BatchWriter
 
 SHARD, GENERATION = 0, 1
 RECORDS = frames(flow(60, seed=3), 4, 9)
+KIN = 5 << KIN_BITS
 ENDS = [*np.flatnonzero(RECORDS["kind"] == 8)[1:].tolist(), len(RECORDS)]  # behind each frame
 
 
@@ -107,6 +108,23 @@ def test_another_claim_that_was_first_wins():
     assert 2 == succeed(first, knows, 2).epoch
     with pytest.raises(Fenced, match=r"was claimed by another owner with epoch 2.*stop one of the two"):
         succeed(second, knows, 3)
+
+
+def test_a_dead_claim_of_our_kin_is_claimed_over():
+    """A successor that died before it led has claimed first: the next one takes the epoch after it, and the history is one."""
+    batches = []
+    _, state = owner(batches)
+    knows = inheritance(state, 0, 1)
+    dead, living = MemoryLog(batches), MemoryLog(batches)
+    claim(dead, knows, KIN | 2)
+    claim(living, knows, KIN | 3)
+    taken_over = succeed(living, knows, KIN | 3)
+    assert (3, 1, 2) == (taken_over.epoch, taken_over.next_seq, taken_over.appended_count)
+    writer = BatchWriter(taken_over, positions=np.array(knows.positions, np.int64))
+    living.append(writer.cut(RECORDS, confirmed_seq=0)[0])
+    reader, records = history(batches)
+    assert RECORDS.tobytes() == records.tobytes()
+    assert (3, KIN | 3) == (reader.epoch, reader.nonce)
 
 
 def test_a_claim_that_does_not_come_back_is_given_up():
