@@ -141,7 +141,7 @@ bench: setup ## list the benchmarks, or run one: NAME=ring
 
 .PHONY: warm
 warm: setup ## compile every kernel into the cache
-	@$(BIN)/python -c 'from ringpit.shards.warm import warm; print(f"every kernel is warm after {warm():.1f} s")'
+	@$(BIN)/python -c 'from ringpit.shards.compiling import ready; print(f"every kernel is ready after {ready(print):.1f} s")'
 
 .PHONY: clean
 clean: brokers-down ## remove everything that was made

@@ -144,7 +144,7 @@ def journal_ns(records: np.ndarray) -> float:
         cells=nothing, router=nothing, publisher=nothing, board=nothing, queries=nothing, at=nothing, own=nothing,
         attached=nothing, inputs=inputs, input_markers=inputs.view(MARKER), journal=journal,
         journal_markers=journal.view(MARKER), tick=serve.tick_frame(), output=journal, events=nothing,
-        wait_ns=histogram.empty(), match_ns=histogram.empty(), clock=nothing,
+        wait_ns=histogram.empty(), match_ns=histogram.empty(), clock=nothing, process_at=0,
     )  # fmt: skip
     serve.journal_run(wires, 0, RUN, 0, 1)
     began_ns = time.perf_counter_ns()

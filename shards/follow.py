@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from ringpit.engine.machine import process
+from ringpit.engine.through import process_through
 from ringpit.ipc.atomics import fence_acquire, load_acquire, store_release
 from ringpit.ipc.idle import idle_step
 from ringpit.shards.serve import Own, run_length, tell_events, time_of
@@ -105,7 +105,9 @@ def apply_run(t, w, f, count):
     end = at + count
     seq = f.own[Behind.APPLIED_SEQ] + 1
     while at < end:
-        reached, _ = process(t, w.journal, w.journal_markers, at, end, seq, w.output, 0, w.output.shape[0], 1)
+        reached, _ = process_through(
+            w.process_at, t, w.journal, w.journal_markers, at, end, seq, w.output, 0, w.output.shape[0], 1
+        )
         seq += reached - at
         at = reached
     f.own[Behind.APPLIED_SEQ] = seq - 1

@@ -1,14 +1,10 @@
 """
-How the kernels of this layer are compiled: once, kept on disk, without the GIL, without reference counts.
+How the kernels of this layer are compiled: as the engine's (engine/kernels.py), and for the same reasons.
 
 A kernel only ever borrows arrays that its caller holds, yet numba counts references to each of them at every
-call of one kernel by another, with locked instructions. With `_nrt=False` it emits none of that: measured here,
-keeping the depth mirror went from 160 to 40 ns a report. In exchange such a kernel can allocate nothing;
-numba refuses to compile one that tries.
+call of one kernel by another, with locked instructions. Without it keeping the depth mirror went from 160 to 40 ns a report.
 """
 
-from numba import njit
+from ringpit.engine.kernels import kernel, leaf
 
-kernel = njit(cache=True, nogil=True, _nrt=False)
-# For what each record passes through: inlined always, as a call copies every array's description through the stack.
-leaf = njit(cache=True, nogil=True, _nrt=False, forceinline=True)
+__all__ = ["kernel", "leaf"]

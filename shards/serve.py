@@ -37,9 +37,9 @@ from numba import njit
 
 from ringpit.engine.codes import CommandKind
 from ringpit.engine.limits import INT64_MAX, REPORTS_PER_STEP_MAX
-from ringpit.engine.machine import process
 from ringpit.engine.records import COMMAND, MARKER
 from ringpit.engine.tables import Cell, Tables
+from ringpit.engine.through import process_through
 from ringpit.ipc.atomics import clock_ns, load_acquire, signal_self, store_release
 from ringpit.ipc.histogram import record_many
 from ringpit.ipc.idle import idle_step
@@ -83,6 +83,7 @@ class Own(IntEnum):
     RUN_END = auto()  # behind the run; equal to RUN_AT: none in hand
     INPUT_END = auto()  # input position behind the run in hand
     OUT = auto()  # output ring position
+    OUT_FIRST = auto()  # where the output ring began
     IDLE = auto()  # polls without work, for the waiting policy
     MODE = auto()  # waiting policy
     PATIENCE = auto()  # idle polls after which Python gets a turn
@@ -128,6 +129,7 @@ class Wires(NamedTuple):
     wait_ns: np.ndarray  # histograms, int64
     match_ns: np.ndarray
     clock: np.ndarray  # int64 x 1: the time in a simulation; 0: the machine's
+    process_at: int  # address of the engine's `process`, see through.py
 
 
 def tick_frame() -> np.ndarray:
@@ -272,12 +274,15 @@ def match_run(t, w):
     Returns 1 if anything was done, 0 if the ring is full, RING_FROZEN if it takes nothing more, or BROKEN_OFF.
     """
     out = w.own[Own.OUT]
-    room = free_room(out, w.publisher, w.at[At.OUTPUT_HEAD], w.output.shape[0])
-    if room > w.output.shape[0]:
-        return 0  # the publisher has not started at our position yet
+    slots = w.output.shape[0]
+    # Slots that were never written are free, also before the publisher has seen that this ring is the one to read.
+    room = max(free_room(out, w.publisher, w.at[At.OUTPUT_HEAD], slots), slots - (out - w.own[Own.OUT_FIRST]))
+    if room > slots:
+        return 0  # the publisher stands in a later ring: another worker leads
     at = w.own[Own.RUN_AT]
     store_release(w.cells, w.at[At.TRYING_SEQ], w.own[Own.SEQ])  # for whoever finds us dead
-    reached, written = process(
+    reached, written = process_through(
+        w.process_at,
         t,
         w.journal,
         w.journal_markers,

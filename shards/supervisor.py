@@ -41,9 +41,11 @@ from rich.console import Console
 from ringpit.ipc.atomics import swap_cell
 from ringpit.ipc.segment import Segment, remove_stale
 from ringpit.shards.amqp import cause_of, remedy_for
+from ringpit.shards.compiling import ready
 from ringpit.shards.config import Config, ConfigError
 from ringpit.shards.exits import Exit
 from ringpit.shards.faults import spared
+from ringpit.shards.instance import establish
 from ringpit.shards.layout import (
     Role,
     State,
@@ -60,7 +62,6 @@ from ringpit.shards.peers import LAYOUTS
 from ringpit.shards.processes import endpoint_of, kafka_settings, run_role
 from ringpit.shards.progress import StartProgress
 from ringpit.shards.topology import at, established, path_of, read, resolved
-from ringpit.shards.warm import warm
 from ringpit.wal.errors import LogUnavailable
 from ringpit.wal.kafka import partitions_of
 
@@ -178,10 +179,7 @@ class Supervisor:
             cores = config.cpu.cores("supervisor")
             if cores:
                 os.sched_setaffinity(0, cores)
-            self._say(
-                "loading kernels (the first start on a machine compiles them, which takes a minute or two)"
-            )
-            self._say(f"kernels ready after {warm():.1f} s")
+            self._say(f"kernels ready after {ready(self._say):.1f} s")
             self._context = multiprocessing.get_context("forkserver")
             os.environ["RINGPIT_FORK_SERVER"] = "1"
             os.environ["NUMBA_CACHE_DIR"] = (
@@ -215,6 +213,7 @@ class Supervisor:
         found = resolved(self.config)
         if found.log.kind == "kafka" and read(found) is None:
             self._require_fitting_topics(found)
+        establish(found)
         return established(found)
 
     def _require_fitting_topics(self, first: Config) -> None:

@@ -16,10 +16,11 @@ from typing import Final
 import numpy as np
 
 from ringpit.engine import COMMAND, Exchange, Limits
-from ringpit.engine.codes import CommandKind
+from ringpit.engine.codes import CommandKind, ReportKind
 from ringpit.engine.image import images
 from ringpit.engine.records import MARKER, REPORT
 from ringpit.engine.state import export, restore
+from ringpit.engine.through import address_of_process
 from ringpit.ipc import histogram, idle
 from ringpit.ipc.atomics import load_cell, store_cell, swap_cell
 from ringpit.ipc.ring import freeze, publish_freezable, published
@@ -41,15 +42,8 @@ SMALL: Final = Limits(events=4, orders=64, levels=4_096, keys=64)
 SLOTS: Final = 64
 
 
-def warm_engine() -> np.ndarray:
-    """Every kind of command once; the commands."""
-    exchange = Exchange(SMALL, market_data=True)
-    exchange.create_event(1)
-    exchange.order(1, order=1, account=1, side="buy", price=50, quantity=3)
-    exchange.order(1, order=2, account=1, side="sell", price=50, quantity=1)
-    warm_answers(exchange)
-    images(exchange.tables, exchange.next_seq - 1)
-    restore(export(exchange.tables), SMALL, market_data=True)
+def commands_of_a_frame() -> np.ndarray:
+    """An event and an order in it."""
     commands = np.zeros(2, COMMAND)
     commands["kind"] = CommandKind.CREATE_EVENT, CommandKind.NEW
     commands["event"] = 1
@@ -59,6 +53,22 @@ def warm_engine() -> np.ndarray:
     commands["quantity"] = 99, 5
     commands["payout"] = 100, 0
     return commands
+
+
+def warm_engine() -> Exchange:
+    """Every kind of command once; the exchange that had them."""
+    exchange = Exchange(SMALL, market_data=True)
+    exchange.create_event(1)
+    exchange.order(1, order=1, account=1, side="buy", price=50, quantity=3)
+    exchange.order(1, order=2, account=1, side="sell", price=50, quantity=1)
+    return exchange
+
+
+def warm_state(exchange: Exchange) -> None:
+    """What looks at a whole shard: answers, images, snapshots."""
+    warm_answers(exchange)
+    images(exchange.tables, exchange.next_seq - 1)
+    restore(export(exchange.tables), SMALL, market_data=True)
 
 
 def warm_answers(exchange: Exchange) -> None:
@@ -112,6 +122,7 @@ def warm_worker(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         wait_ns=histogram.empty(),
         match_ns=histogram.empty(),
         clock=np.zeros(1, np.int64),
+        process_at=address_of_process(exchange.tables, journal, journal.view(MARKER), output),
     )
     own[serve.Own.STEP] = serve.STEP_MAX
     serve.serve(exchange.tables, wires)
@@ -173,11 +184,26 @@ def warm_publisher(cells: np.ndarray, output: np.ndarray) -> None:
         publisher.step(1 << 60)
 
 
+def compile_engine() -> None:
+    """The engine, and what lies around it; a part of `compiling.py`."""
+    warm_worker(warm_router(commands_of_a_frame()))
+
+
+def compile_edge() -> None:
+    """What does not match; a part of `compiling.py`."""
+    output = np.zeros(SLOTS, REPORT)
+    output["kind"][0] = ReportKind.FRAME
+    cells = np.zeros(2 * len(serve.At), np.int64)
+    cells[int(serve.At.OUTPUT_TAIL) * 2] = 1
+    warm_publisher(cells, output)
+    warm_state(Exchange(SMALL, market_data=True))
+
+
 def warm() -> float:
     """Compile or load everything; seconds that it took."""
     began = time.perf_counter()
-    commands = warm_engine()
-    cells, journal, output = warm_worker(warm_router(commands))
+    warm_state(warm_engine())
+    cells, journal, output = warm_worker(warm_router(commands_of_a_frame()))
     warm_journal(journal)
     warm_publisher(cells, output)
     published(cells, 0)

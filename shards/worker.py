@@ -32,6 +32,7 @@ from ringpit.engine.image import images
 from ringpit.engine.machine import process
 from ringpit.engine.records import COMMAND, MARKER, REPORT
 from ringpit.engine.tables import Cell, Tables, allocate
+from ringpit.engine.through import address_of_process
 from ringpit.ipc.atomics import load_cell
 from ringpit.ipc.idle import MODES, Idle
 from ringpit.ipc.ring import publish_freezable, published
@@ -39,6 +40,7 @@ from ringpit.ipc.segment import Segment
 from ringpit.shards.answers import Answers
 from ringpit.shards.config import Config
 from ringpit.shards.faults import Crash, armed
+from ringpit.shards.instance import nonce_of
 from ringpit.shards.journal import Followed, Journal
 from ringpit.shards.keeper import Place, keeper_of, load_newest
 from ringpit.shards.layout import Role, State, first_position, pool_limits
@@ -213,6 +215,8 @@ class Worker:
         self._holder = 0  # router of the run in hand
         self._wires: dict[int, Wires] = {}
         self._alone: dict[int, Wires] = {}  # wires without a router, by the number of the one that is missing
+        journal, output = segment.region("journal"), segment.region("output")
+        self._process_at = address_of_process(self.tables, journal, journal.view(MARKER), output)
         self._answers = Answers(index, segment, peers.queries, self.tables)
         self._greeted: dict[int, int] = {}  # router to the incarnation whose ring we serve
         self._idle = Idle(config.wait.mode)
@@ -264,7 +268,7 @@ class Worker:
             trying=partial(self._word, "trying_seq"),
             reached=partial(self._word, "replayed_seq"),
         )
-        nonce = int.from_bytes(os.urandom(7), "little") + 1
+        nonce = nonce_of(self.config)
         generation = self.config.exchange.generation
         state = recover(log, self.index, generation, nonce, replay.apply, begin=begin, position=position)
         replay.confirm(state.confirmed_seq)  # a mark at the log's end has no records to apply
@@ -364,7 +368,7 @@ class Worker:
         own = self.own
         own[Own.SEQ] = next_seq
         own[Own.RUN_AT] = own[Own.RUN_END] = position
-        own[Own.OUT] = self._start
+        own[Own.OUT] = own[Own.OUT_FIRST] = self._start
         self.look_for_care()
         own[Own.MODE] = MODES[self.config.wait.mode]
         own[Own.PATIENCE] = PATIENCE_POLLS if self.config.exchange.routers == 1 else SHARED_PATIENCE_POLLS
@@ -488,6 +492,7 @@ class Worker:
             wait_ns=self.segment.region("wait_ns"),
             match_ns=self.segment.region("match_ns"),
             clock=self._clock,
+            process_at=self._process_at,
         )
         return self._alone[router]
 

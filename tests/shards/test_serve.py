@@ -12,6 +12,7 @@ from ringpit.engine.codes import CommandKind, Reason, ReportKind, TimeInForce
 from ringpit.engine.limits import INT64_MAX
 from ringpit.engine.records import COMMAND, MARKER, REPORT
 from ringpit.engine.tables import Cell
+from ringpit.engine.through import address_of_process
 from ringpit.ipc import histogram
 from ringpit.ipc.atomics import load_cell, store_cell
 from ringpit.ipc.ring import FROZEN, freeze
@@ -55,9 +56,9 @@ class Rig:
         self.at = np.arange(len(At)) * 4
         own = np.zeros(len(Own), np.int64)
         own[Own.SEQ] = 1
-        own[Own.RUN_AT] = own[Own.RUN_END] = own[Own.OUT] = OWN_FIRST
+        own[Own.RUN_AT] = own[Own.RUN_END] = own[Own.OUT] = own[Own.OUT_FIRST] = OWN_FIRST
         own[Own.STEP] = STEP_MAX
-        slots, copy = np.zeros(inputs, COMMAND), np.zeros(journal, COMMAND)
+        slots, copy, reports = np.zeros(inputs, COMMAND), np.zeros(journal, COMMAND), np.zeros(output, REPORT)
         self.wires = Wires(
             cells=self.own_cells,
             router=self.router,
@@ -72,11 +73,12 @@ class Rig:
             journal=copy,
             journal_markers=copy.view(MARKER),
             tick=tick_frame(),
-            output=np.zeros(output, REPORT),
+            output=reports,
             events=np.zeros(LIMITS.events, EVENT),
             wait_ns=histogram.empty(),
             match_ns=histogram.empty(),
             clock=np.zeros(1, np.int64),
+            process_at=address_of_process(self.tables, copy, copy.view(MARKER), reports),
         )
         for word in (At.JOURNAL_TAIL, At.JOURNAL_HEAD, At.OUTPUT_TAIL, At.OUTPUT_HEAD):
             self.put(word, OWN_FIRST)
@@ -318,17 +320,23 @@ def test_a_full_output_ring_stops_in_the_middle_of_a_command_and_goes_on():
     assert 50 == (rig.reports()["kind"] == ReportKind.FILL_MAKER).sum()
 
 
-def test_a_publisher_that_has_not_started_is_waited_for():
-    """Neither an empty word nor one of an earlier life is room in the ring."""
-    rig = Rig()
-    rig.submit(frames_of(3)[0])
-    for early in (0, first_position(4) + 9):
-        rig.put(At.OUTPUT_HEAD, early)
+@pytest.mark.parametrize("early", [0, first_position(4) + 9])
+def test_a_publisher_that_has_not_started_has_the_ring_once(early):
+    """Its word empty or of an earlier life: every slot is written once, none twice, and nothing is lost when it comes."""
+    rig = Rig(output=16)
+    rig.put(At.OUTPUT_HEAD, early)
+    for frame in frames_of(30):
+        rig.submit(frame)
+    for _ in range(3):
         assert Turn.IDLE == rig.serve()
-        assert OWN_FIRST == rig.visible()
-    rig.put(At.OUTPUT_HEAD, OWN_FIRST)
+        assert OWN_FIRST < rig.visible() <= OWN_FIRST + 16
+    assert rig.wires.own[Own.RUN_AT] < rig.wires.own[Own.RUN_END]
+    first = rig.wires.output.copy()
     rig.serve()
-    assert OWN_FIRST < rig.visible()
+    assert first.tobytes() == rig.wires.output.tobytes()
+    rig.put(At.OUTPUT_HEAD, OWN_FIRST)
+    rig.finish()
+    assert expected_reports(rig.submitted).tobytes() == comparable(rig.reports()).tobytes()
 
 
 def test_a_frozen_journal_stops_it_before_anything_is_matched():

@@ -7,9 +7,10 @@ import sys
 import types
 from pathlib import Path
 
+import psutil
 import pytest
 
-from ringpit.shards import warm
+from ringpit.shards import compiling, warm
 
 WARMED_MODULES = ("ringpit.engine", "ringpit.ipc", "ringpit.wal", "ringpit.shards")
 SCRIPT_SECONDS = 600
@@ -102,6 +103,76 @@ def test_nothing_is_compiled_after_the_warm_up():
     assert [] == facts["late"]
     assert 40 < facts["kernels"]
     assert 0 < facts["seconds"]
+
+
+def parts():
+    """Run what the first start compiles in parts, then everything, and print which kernels no part had."""
+    for part in compiling.PARTS:
+        getattr(warm, part)()
+    before = compiled()
+    warm.warm()
+    late = sorted(name for name, count in compiled().items() if count != before.get(name, 0))
+    print(json.dumps({"late": late}))
+
+
+@pytest.mark.compiled
+def test_the_parts_compile_nearly_everything():
+    """What is left for the process that waits for them is small, and none of it is the engine's machine."""
+    ended = subprocess.run(
+        [sys.executable, "-c", "import test_warm; test_warm.parts()"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        timeout=SCRIPT_SECONDS,
+        check=False,
+    )
+    assert 0 == ended.returncode, ended.stderr
+    late = json.loads(ended.stdout.splitlines()[-1])["late"]
+    assert len(late) < 20, late
+    assert not any(name.startswith("ringpit.engine.machine") for name in late), late
+
+
+@pytest.fixture
+def cold(monkeypatch, tmp_path):
+    """A machine on which nothing was compiled, and parts that are done at once; what is said, and how often all is warmed."""
+    said, warmed = [], []
+    monkeypatch.setattr(compiling.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compiling.config, "DISABLE_JIT", 0)
+    monkeypatch.setattr(compiling, "PARTS", ("SLOTS.bit_length", "no_such_part"))
+    monkeypatch.setattr(warm, "warm", lambda: warmed.append(1))
+    return said, warmed
+
+
+def test_the_first_start_says_that_it_compiles(cold):
+    """Also if a part fails: everything is warmed afterwards all the same (CO1)."""
+    said, warmed = cold
+    assert compiling.is_cold()
+    assert compiling.ready(said.append) > 0
+    assert ["compiling kernels", "loading kernels"] == [sentence.partition(",")[0] for sentence in said]
+    assert [1] == warmed
+
+
+def test_a_later_start_does_not(cold, tmp_path):
+    """The largest kernel is in the cache: nothing is compiled in parts."""
+    said, warmed = cold
+    (tmp_path / "engine_1").mkdir()
+    (tmp_path / "engine_1" / f"{compiling.LARGEST}-201.py311.nbi").touch()
+    compiling.ready(said.append)
+    assert (["loading kernels"], [1]) == (said, warmed)
+
+
+@pytest.mark.usefixtures("cold")
+def test_parts_end_with_whoever_waits_for_them(monkeypatch):
+    """A stop in the middle of compiling leaves no process."""
+    monkeypatch.setattr(compiling, "PARTS", ("signal.pause", "signal.pause"))
+    monkeypatch.setattr(compiling, "SAY_SECONDS", 0.0)
+
+    def stop(_sentence):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compiling.compile_parts(stop)
+    assert [] == psutil.Process().children()
 
 
 def test_only_a_fork_server_is_warmed_by_importing(monkeypatch):
