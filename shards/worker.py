@@ -566,11 +566,12 @@ class Worker:
         if not self.settled():
             self.nap(NAP_SECONDS)
             return self.stop_wanted()
-        self.own[Own.WAKE_NS] = self.own[Own.TAKEN_NS] + WAKE_NS
+        routers = range(self.config.exchange.routers)
+        # With several routers one run each, or a busy one would keep the others waiting.
+        self.own[Own.WAKE_NS] = self.own[Own.TAKEN_NS] + WAKE_NS if len(routers) == 1 else 1
         if not self._in_hand():
             self._keep_snapshots()
         before = int(self.own[Own.SEQ])
-        routers = range(self.config.exchange.routers)
         for router in (self._holder,) if self._in_hand() else routers:
             self._holder = router
             self._serve_one(router)

@@ -484,3 +484,23 @@ def test_it_says_what_it_found(house):
     assert house.said[0].startswith(f"shard 0: epoch 2, {len(records)} records replayed in ")
     assert f"next seq {len(records) + 1}, {resting} orders rest; log in memory" in house.said[0]
     assert [f"shard 0: {len(wanted)} reports above seq 0 are made again"] == house.said[1:]
+
+
+def test_a_busy_router_does_not_keep_others_waiting():
+    """Router 0's ring is never empty: one run of it, and router 1's frame is next."""
+    with house_of(routers=2) as house:
+        worker = house.worker(2, MemoryLog)
+        log, state, replay = worker.recover()
+        worker.begin(state, replay)
+        routers = [house.segments[names] for names in range(2, 4)]
+        for house.router in routers:
+            house.greet(worker)
+        house.router = routers[0]
+        for part in range(35):
+            house.submit(frames_of(100, seed=part, size=100))
+        house.router = routers[1]
+        house.submit(frames_of(5, seed=99, size=5))
+        last = house.router.load("input_tail.0")
+        until(lambda: worker.step() or worker.segment.load("input_head.1") == last, "router 1 is not served")
+        assert worker.segment.load("input_head.0") < routers[0].load("input_tail.0")
+        log.close()

@@ -50,8 +50,8 @@ def until(condition: Callable[[], object], what: str) -> None:
 class House:
     """The shared memory of an exchange with one shard; the tests play router, publisher and supervisor."""
 
-    def __init__(self, *, output_slots: int = 1 << 13, followed: bool = False) -> None:
-        """Make board, queries, a router and a publisher."""
+    def __init__(self, *, output_slots: int = 1 << 13, followed: bool = False, routers: int = 1) -> None:
+        """Make board, queries, routers and a publisher."""
         config = Config()
         self.folder = TemporaryDirectory()
         self.config = replace(
@@ -61,6 +61,7 @@ class House:
                 name=f"test-{uuid.uuid4().hex[:12]}",
                 data=self.folder.name,
                 shards=1,
+                routers=routers,
                 stop_seconds=20,
             ),
             limits=replace(config.limits, events=8, orders=1 << 9, levels=4_096, keys=256),
@@ -72,12 +73,13 @@ class House:
         self.create("queries", queries_layout(self.config), 0)
         self.said: list[str] = []
         self.reported: list[np.ndarray] = []
-        self.start_router(ROUTER_FIRST)
+        for router in range(routers):
+            self.start_router(ROUTER_FIRST, router)
         self.start_publisher(1)
 
-    def create(self, label: str, layout: SegmentLayout, incarnation: int) -> Segment:
+    def create(self, label: str, layout: SegmentLayout, incarnation: int, index: int = 0) -> Segment:
         """A segment, which goes with the house."""
-        segment = Segment.create(segment_name(self.config, label, 0, incarnation), layout, incarnation)
+        segment = Segment.create(segment_name(self.config, label, index, incarnation), layout, incarnation)
         self.segments.append(segment)
         return segment
 
@@ -88,11 +90,11 @@ class House:
             segment.close()
         self.folder.cleanup()
 
-    def start_router(self, incarnation: int) -> None:
-        """A router with an empty ring, which the board names from now on."""
-        self.router = self.create("router", router_layout(self.config), incarnation)
+    def start_router(self, incarnation: int, index: int = 0) -> None:
+        """A router with an empty ring, which the board names from now on, and which the test plays next."""
+        self.router = self.create("router", router_layout(self.config), incarnation, index)
         self.router.store("input_tail.0", first_position(incarnation))
-        self.board.store("router.0.incarnation", incarnation)
+        self.board.store(f"router.{index}.incarnation", incarnation)
 
     def start_publisher(self, incarnation: int, **words: int) -> None:
         """A publisher, which the board names from now on."""
