@@ -334,7 +334,7 @@ def flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def check_cores(config: Config, available: set[int] | None = None) -> None:
     """Raise ConfigError if a process is to run on a core that this process may not use (default: ask the system)."""
     cores = os.sched_getaffinity(0) if available is None else available
-    for name in config.cpu.__struct_fields__:
+    for name in (*CORE_LISTS, "supervisor", "publisher"):
         value = getattr(config.cpu, name)
         for core in (core for entry in value for core in (entry if isinstance(entry, list) else [entry])):
             if core not in cores:

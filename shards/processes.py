@@ -39,6 +39,7 @@ from ringpit.shards.mirror import Mirror, mirror_regions
 from ringpit.shards.outlet import RabbitSink
 from ringpit.shards.output import ShardViews, Word
 from ringpit.shards.peers import LAYOUTS, Peers
+from ringpit.shards.pinning import be_realtime
 from ringpit.shards.publisher import Count, Publisher, Settings
 from ringpit.shards.router import Router
 from ringpit.shards.sinks import FileSink, NoSink, ReportsOnly, Sink, SinkFailed, StreamSink
@@ -100,9 +101,13 @@ def enter(config: Config, role: Role, index: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.setswitchinterval(0.0002)
-    cores = config.cpu.cores("publisher" if role is Role.PUBLISHER else f"{role.label}s", index)
+    cores = config.cpu.cores_of(role.label, index)
     if cores:
         os.sched_setaffinity(0, cores)
+    if config.cpu.realtime_priority:
+        refused = be_realtime(config.cpu.realtime_priority)
+        if refused:
+            say_as(f"{role.label}-{index}")(refused)
 
 
 def name_process(role: Role, index: int) -> None:

@@ -223,14 +223,27 @@ class Kafka(Section, frozen=True):
 
 
 class Cpu(Section, frozen=True):
-    """Which cores the processes may run on."""
+    """Which cores the processes may run on, and how."""
 
+    auto: Annotated[
+        bool, Meta(description="cores for whatever is not named here: chosen by isolation, siblings and memory nodes")
+    ] = False  # fmt: skip
+    realtime_priority: Annotated[
+        int, Meta(ge=0, le=99, description="SCHED_FIFO priority of all but the supervisor, 1 to 99; 0: none. For cores of their own")
+    ] = 0  # fmt: skip
+    local_memory: Annotated[
+        bool, Meta(description="memory of a pinned process on the memory node of its core")
+    ] = False  # fmt: skip
     supervisor: Cores = []
     routers: CoresEach = []
     workers: CoresEach = []
     journals: CoresEach = []
     followers: CoresEach = []
     publisher: Cores = []
+
+    def cores_of(self, role: str, index: int) -> list[int]:
+        """Cores of process `index` of a role; empty: not pinned."""
+        return self.cores("publisher" if role == "publisher" else f"{role}s", index)
 
     def cores(self, key: str, index: int = 0) -> list[int]:
         """Cores of process `index` under a key of this section; empty: not pinned."""

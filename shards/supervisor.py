@@ -24,11 +24,12 @@ import multiprocessing.forkserver
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
@@ -59,12 +60,14 @@ from ringpit.shards.layout import (
 )
 from ringpit.shards.lock import lock_of_folder, lock_of_name
 from ringpit.shards.peers import LAYOUTS
+from ringpit.shards.pinning import memory_near, node_of, nodes_count, pinned
 from ringpit.shards.processes import endpoint_of, kafka_settings, run_role
 from ringpit.shards.progress import StartProgress
 from ringpit.shards.topology import at, established, path_of, read, resolved
 from ringpit.wal.errors import LogUnavailable
 from ringpit.wal.kafka import partitions_of
 
+MACHINE: Final = Path("/")  # below which sysfs is
 WATCH_SECONDS: Final = 0.1
 BACKOFF_SECONDS_MIN: Final = 0.05
 BACKOFF_SECONDS_MAX: Final = 5.0
@@ -176,6 +179,10 @@ class Supervisor:
             for name in remove_stale(prefix(config)):
                 self._say(f"removed {name}, left in shared memory by a run that was killed")
             self._require_brokers()
+            config, said = pinned(config, MACHINE, os.sched_getaffinity(0))
+            self.config = config
+            for sentence in said:
+                self._say(sentence)
             cores = config.cpu.cores("supervisor")
             if cores:
                 os.sched_setaffinity(0, cores)
@@ -268,7 +275,8 @@ class Supervisor:
             if (other.role.memory, other.index) == (child.role.memory, child.index)
         )
         name = segment_name(self.config, child.role.memory, child.index, incarnation)
-        segment = Segment.create(name, LAYOUTS[child.role](self.config), incarnation)
+        with self._memory_near(child):
+            segment = Segment.create(name, LAYOUTS[child.role](self.config), incarnation)
         if old is not None:
             self._inherit(segment, child.role, old)
         word = self._board.layout.index(f"{child.role.label}.{child.index}.incarnation")
@@ -281,6 +289,18 @@ class Supervisor:
         if old is not None:
             self._remove(old)
         return True
+
+    @contextmanager
+    def _memory_near(self, child: Child) -> Iterator[None]:
+        """What is created meanwhile lies on the memory node of a child's core, if the configuration asks for that."""
+        cores = self.config.cpu.cores_of(child.role.label, child.index) if self.config.cpu.local_memory else []
+        if not cores or nodes_count(MACHINE) == 1:
+            yield
+            return
+        with memory_near(node_of(MACHINE, cores[0])) as failure:
+            if failure:
+                self._say(failure)
+            yield
 
     def _inherit(self, segment: Segment, role: Role, old: Segment) -> None:
         """Copy what the successor goes on with."""
