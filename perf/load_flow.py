@@ -171,8 +171,8 @@ def of_file(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
         ) from None
     records = of_packed(path, content) if content.startswith(packed.MAGIC) else of_lines(path, content)
     starts = starts_of(records)
-    kinds = records["kind"][starts_to_commands(records, starts)]
-    ends = np.append(starts[1:], len(records))
+    ends = np.append(starts[1:], len(records))[: len(starts)]
+    kinds = records["kind"][ends - 1]
     creating = kinds == CommandKind.CREATE_EVENT
     timed = np.flatnonzero(~creating)[: count or None]
     if not len(timed):

@@ -138,8 +138,17 @@ def print_record(record: dict[str, Any]) -> None:
         out.print(line, highlight=False, markup=False)
 
 
+def title_of(record: dict[str, Any]) -> str:
+    """What was run where."""
+    workload, machine = record["workload"], record["machine"]
+    return (
+        f"ringpit load: {workload['mix']}, {workload['events']} events, {workload['encoding']}, {workload['frame']} a delivery; "
+        f"{machine['model']}, {machine['cores']} cores"
+    )
+
+
 def plot(record: dict[str, Any], path: Path) -> bool:
-    """Draw latency against rate; False without matplotlib."""
+    """Draw latency against rate: `rates`, `knee`, and `title` or what it is made of. False without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -149,6 +158,8 @@ def plot(record: dict[str, Any], path: Path) -> bool:
     axes = figure.subplots()
     rates = [each["rate"] for each in record["rates"]]
     for name in PLOTTED:
+        if name not in record["rates"][0]["latency_ns"]:
+            continue
         axes.plot(
             rates,
             [each["latency_ns"][name] / NS_PER_US for each in record["rates"]],
@@ -166,12 +177,7 @@ def plot(record: dict[str, Any], path: Path) -> bool:
     axes.minorticks_off()
     axes.set_xlabel("orders a second, open loop")
     axes.set_ylabel("microseconds from due to report")
-    workload = record["workload"]
-    axes.set_title(
-        f"ringpit load: {workload['mix']}, {workload['events']} events, {workload['encoding']}, "
-        f"{workload['frame']} a delivery; {record['machine']['model']}, {record['machine']['cores']} cores",
-        fontsize=10,
-    )
+    axes.set_title(record.get("title") or title_of(record), fontsize=10)
     axes.grid(visible=True, which="major", color="0.85")
     axes.legend(fontsize=9)
     figure.savefig(path)
