@@ -26,6 +26,14 @@ from ringpit.shards.exits import Exit
 WATCH_SECONDS: Final = 0.05
 
 
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="TOML file of the exchange; without one the defaults.", show_default=False
+    ),
+]
+
+
 class LoadFailed(Exception):
     """The exchange or its generator ended; the sentence says which and why."""
 
@@ -62,12 +70,7 @@ def rates_of(text: str) -> tuple[float, ...]:
 
 
 def load(
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", "-c", help="TOML file of the exchange; without one the defaults.", show_default=False
-        ),
-    ] = None,
+    config: ConfigFile = None,
     own: Annotated[
         bool, typer.Option("--own", help="Start an exchange for this, and remove it afterwards.")
     ] = False,

@@ -7,12 +7,14 @@ plot (PNG, only with matplotlib) has a line a percentile up to the knee, and the
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +35,7 @@ from ringpit.shards.config import Config, explain
 
 KIND: Final = "ringpit-load"
 NS_PER_US: Final = 1_000
+NS_PER_MS: Final = 1_000_000
 WITHOUT_MATPLOTLIB: Final = "no plot: matplotlib is missing; pip install 'ringpit[plots]'"
 PLOTTED: Final = ("p50", "p90", "p99", "p99.9", "max")
 
@@ -79,32 +82,47 @@ def us_text(duration_ns: int) -> str:
     )
 
 
+def time_text(duration_ns: int) -> str:
+    """Nanoseconds as short as a column wants: microseconds, from 10 ms on milliseconds."""
+    return us_text(duration_ns) if duration_ns < 10 * NS_PER_MS else f"{duration_ns / NS_PER_MS:,.0f} ms"
+
+
 def table_of(record: dict[str, Any]) -> Table:
     """Rate x percentile."""
-    table = Table(title="Latency by rate, microseconds", title_justify="left")
-    for heading in (
-        "orders/s",
-        "achieved",
-        *(name for name, _ in QUANTILES),
-        "late sends",
-        "unanswered",
-        "refused",
-    ):
-        table.add_column(heading, justify="right")
+    table = Table(
+        title="Latency by rate: microseconds, or ms",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for heading in ("orders/s", "achieved", *(name for name, _ in QUANTILES), "late"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for each in record["rates"]:
-        missing = (
-            each["timed"] - each["answered"] if each["answered"] else each["orders"] - each["acknowledged"]
-        )
         table.add_row(
             f"{each['rate']:,.0f}",
             f"{each['achieved']:,.0f}",
-            *(us_text(each["latency_ns"][name]) for name, _ in QUANTILES),
+            *(time_text(each["latency_ns"][name]) for name, _ in QUANTILES),
             f"{each['late']:,}",
-            f"{missing:,}",
-            f"{sum(each['refused'].values()):,}",
             style="" if each["kept_up"] else "dim",
         )
     return table
+
+
+def missing_of(record: dict[str, Any]) -> int:
+    """Orders of all rates without a report, or, where none can be read, without acknowledgement."""
+    return sum(
+        each["timed"] - each["answered"] if each["answered"] else each["orders"] - each["acknowledged"]
+        for each in record["rates"]
+    )
+
+
+def refused_of(record: dict[str, Any]) -> str:
+    """Refusals of all rates by reason; empty: none."""
+    total: Counter[str] = Counter()
+    for each in record["rates"]:
+        total.update(each["refused"])
+    return ", ".join(f"{count:,} {reason}" for reason, count in total.most_common())
 
 
 def print_record(record: dict[str, Any]) -> None:
@@ -126,6 +144,10 @@ def print_record(record: dict[str, Any]) -> None:
             f"{yardsticks['memory_copy_gb_per_s']:.1f} GB/s, pointer chase {yardsticks['pointer_chase_ns']:.0f} ns"
         ),
     ]
+    if missing := missing_of(record):
+        lines.append(f"unanswered {missing:,} of all orders: look for what died, or for a shorter run")
+    if refused := refused_of(record):
+        lines.append(f"refused    {refused}; a cancel of what has traded is UNKNOWN_ORDER, and part of a mix")
     lost = [each for each in record["rates"] if not each["kept_up"]]
     if lost:
         lines.append(

@@ -57,25 +57,33 @@ class Sent(IntEnum):
     POSITION = 1  # of the ring, behind the last one
     ACKNOWLEDGED = 2  # deliveries
     LATE = 3  # orders sent more than LATE_NS after they were due
-    FULL = 4  # times that the ring had no room
+
+
+@njit(cache=True, nogil=True)
+def count_acknowledged(head, now_ns, first, due_ns, own, ends, acknowledged):
+    """Time the deliveries that the router's head has passed since the last call."""
+    done = own[Sent.ACKNOWLEDGED]
+    while done < own[Sent.NEXT] and ends[done] <= head:
+        record_many(acknowledged, now_ns - due_ns[done], first[done + 1] - first[done])
+        done += 1
+    own[Sent.ACKNOWLEDGED] = done
+
+
+@njit(cache=True, nogil=True)
+def write_delivery(prepared, start, slots, ring, position, now_ns):
+    """Copy a prepared delivery to a position of the ring, with what its header says of here and now."""
+    mask = ring.shape[0] - 1
+    for i in range(slots):
+        for word in range(WORDS):
+            ring[(position + i) & mask, word] = prepared[start + i, word]
+    ring[position & mask, POSITION] = position
+    ring[position & mask, SENT_NS] = now_ns
 
 
 @njit(cache=True, nogil=True)
 def offer_due(
-    prepared,
-    starts,
-    first,
-    due_ns,
-    ring,
-    tail_cells,
-    tail_index,
-    head_cells,
-    head_index,
-    own,
-    ends,
-    late,
-    acknowledged,
-):
+    prepared, starts, first, due_ns, ring, tail_cells, tail_index, head_cells, head_index, own, ends, late, acknowledged
+):  # fmt: skip
     """
     Send what is due, and count what is acknowledged.
 
@@ -91,14 +99,9 @@ def offer_due(
     Returns the deliveries sent.
     """
     sent = 0
-    mask = ring.shape[0] - 1
     head = load_acquire(head_cells, head_index)  # pairs with the release in IngressIntake.acknowledge
     now_ns = clock_ns()
-    done = own[Sent.ACKNOWLEDGED]
-    while done < own[Sent.NEXT] and ends[done] <= head:
-        record_many(acknowledged, now_ns - due_ns[done], first[done + 1] - first[done])
-        done += 1
-    own[Sent.ACKNOWLEDGED] = done
+    count_acknowledged(head, now_ns, first, due_ns, own, ends, acknowledged)
     while sent < CALL_DELIVERIES:
         delivery = own[Sent.NEXT]
         if delivery == due_ns.shape[0] or due_ns[delivery] > now_ns:
@@ -106,16 +109,10 @@ def offer_due(
         position = own[Sent.POSITION]
         slots = starts[delivery + 1] - starts[delivery]
         if position + slots - head > ring.shape[0]:
-            own[Sent.FULL] += 1
             break
-        for i in range(slots):
-            for word in range(WORDS):
-                ring[(position + i) & mask, word] = prepared[starts[delivery] + i, word]
-        ring[position & mask, POSITION] = position
-        ring[position & mask, SENT_NS] = now_ns
-        own[Sent.POSITION] = position + slots
+        write_delivery(prepared, starts[delivery], slots, ring, position, now_ns)
+        own[Sent.POSITION] = ends[delivery] = position + slots
         store_release(tail_cells, tail_index, position + slots)  # pairs with the acquire in IngressIntake.poll
-        ends[delivery] = position + slots
         behind_ns = now_ns - due_ns[delivery]
         orders = first[delivery + 1] - first[delivery]
         record_many(late, behind_ns, orders)

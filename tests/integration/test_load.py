@@ -12,25 +12,21 @@ import pytest
 pytestmark = [pytest.mark.compiled, pytest.mark.timeout(600)]
 RATE, SECONDS, PAUSE_SECONDS = 1_000, 3, 0.3
 LIMITS = {"events": 512, "orders": 1 << 14, "levels": 1 << 14, "keys": 1 << 14}
-TURN_SECONDS = 0.02
 
 
 def load(exchange, folder, *options, meanwhile=lambda: None):
     """Run `ringpit load` against an exchange, call something once it sends, and return what it saved and said."""
     command = [sys.executable, "-m", "ringpit.shards.cli", "load", "-c", str(exchange.file), "--json"]
-    process = subprocess.Popen(
-        [*command, "--save", str(folder), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
     said = []
-    for line in process.stderr:
-        said.append(line)
-        if "orders/s for" in line:
-            meanwhile()
-    out = process.stdout.read()
-    assert 0 == process.wait(), "".join(said)
+    with subprocess.Popen(
+        [*command, "--save", str(folder), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr:
+            said.append(line)
+            if "orders/s for" in line:
+                meanwhile()
+        out = process.stdout.read()
+    assert 0 == process.returncode, "".join(said)
     return json.loads(out), "".join(said)
 
 
