@@ -201,6 +201,6 @@ def plot(record: dict[str, Any], path: Path) -> bool:
     axes.set_ylabel("microseconds from due to report")
     axes.set_title(record.get("title") or title_of(record), fontsize=10)
     axes.grid(visible=True, which="major", color="0.85")
-    axes.legend(fontsize=9)
+    axes.legend(fontsize=9, loc="best")
     figure.savefig(path)
     return True

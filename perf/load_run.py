@@ -17,7 +17,7 @@ import ctypes
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -99,6 +99,7 @@ class Result:
     """One rate's."""
 
     rate: float
+    offered: float  # orders a second that were due: the rate, but for what chance makes of it
     orders: int
     deliveries: int
     sent: int
@@ -116,7 +117,7 @@ class Result:
     @property
     def kept_up(self) -> bool:
         """Whether the exchange kept up."""
-        return self.achieved >= KEPT_SHARE * self.rate and self.sent == self.orders
+        return self.achieved >= KEPT_SHARE * self.offered and self.sent == self.orders
 
 
 def measured(config: Config) -> str:
@@ -265,9 +266,11 @@ def result_of(
     else:
         told, back, end_ns = matcher.told, matcher.answered, int(matcher.counts[Seen.LAST_NS])
     # A run lasts at least as long as its last order stands for, else a short one would seem faster than it was sent.
-    seconds = max((end_ns - start_ns) / 1e9, int(bodies.first[-1]) / rate)
+    planned = max(int(matcher.due_ns[-1]) - start_ns, int(int(bodies.first[-1]) / rate * 1e9)) / 1e9
+    seconds = max((end_ns - start_ns) / 1e9, planned)
     return Result(
         rate=rate,
+        offered=int(bodies.first[-1]) / planned,
         orders=int(bodies.first[-1]),
         deliveries=len(bodies.bodies),
         sent=sender.sent,
@@ -310,15 +313,6 @@ def tell(result: Result, say: Say) -> None:
     if refused:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in refused.items())
         say(f"refused: {reasons}; a refusal is quicker than a trade: see to it before you trust the times")
-
-
-@contextmanager
-def restored_slack() -> Iterator[None]:
-    """Give the timer its usual slack back at the end."""
-    try:
-        yield
-    finally:
-        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 0, 0, 0, 0)  # 0: the default
 
 
 def as_json(result: Result) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def result(rate, achieved, **changed):
         "orders": 100, "deliveries": 100, "sent": 100, "timed": 100, "answered": 100, "acknowledged": 100, "seconds": 1.0,
         "late": 0, "refused": {}, "latency_ns": NO_TIMES, "acknowledged_ns": NO_TIMES, "lateness_ns": NO_TIMES,
     }  # fmt: skip
-    return Result(rate=rate, achieved=achieved, **{**facts, **changed})
+    return Result(rate=rate, offered=rate, achieved=achieved, **{**facts, **changed})
 
 
 def record_of(results):
