@@ -2,7 +2,7 @@
 Ring in to report out: one worker under an open loop.     [injector, core 1] ──frames──> [worker, core 2] ──reports──> [injector]
 
 Runs    a worker as a shard has it (shards/worker.py: tables, rings, its loop and its turns of Python, market data on), in a
-        process and on a core of its own, spinning; the referee's messages of scenario normal, one command a frame, each frame with
+        process and on a core of its own, spinning; the referee's messages of scenario normal, one command a frame (--frame), each frame with
         a key and due at a fixed time: 0.1, 0.5, 1, 2 and 5 million commands a second (--rates).
 Tells   from when a command was due to when its first report has been read: p50, p99, p99.9, p99.99, max; the rate achieved, and the
         share of frames written more than a microsecond late: then it is the injector that falls behind, and times include it.
@@ -294,7 +294,7 @@ def stage(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {
             "config": config,
             "created": frames(created, 1, publisher_key=1),
-            "frames": frames(commands, 1, publisher_key=2),
+            "frames": frames(commands, arguments.frame, publisher_key=2),
             "commands": count,
         }
 
@@ -310,6 +310,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """How fast, and how long."""
     parser.add_argument("--rates", default=RATES, help=f"million commands a second ({RATES})")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a rate (1)")
+    parser.add_argument("--frame", type=positive, default=1, help="commands in a frame (1)")
     parser.add_argument("--commands", type=positive, default=1_900_000, help="of a rate at most")
 
 
@@ -327,14 +328,14 @@ def measure(arguments: argparse.Namespace, staged: dict[str, Any]) -> dict[str, 
     with Bench(staged["config"]) as bench:
         bench.run(staged["created"], np.zeros(1, np.int64))
         count = staged["commands"]
-        due_ns = (np.arange(count) * (NS_PER_SECOND / (arguments.rate * MILLION))).astype(np.int64)
+        due_ns = np.arange(0, count, arguments.frame) * (NS_PER_SECOND / (arguments.rate * MILLION))
         began = time.perf_counter()
-        told, own = bench.run(staged["frames"], due_ns)
+        told, own = bench.run(staged["frames"], due_ns.astype(np.int64))
         seconds = time.perf_counter() - began
     return {
         **{f"{name}_us": histogram.percentile(told, quantile) / 1_000 for name, quantile in QUANTILES},
         "achieved_m_per_s": count / seconds / MILLION,
-        "late_share": float(own[LATE]) / count,
+        "late_share": float(own[LATE]) / len(due_ns),
         "jitter_longest_us": jitter.longest_ns / 1_000,
         "jitter_p99_99_us": jitter.p99_99_ns / 1_000,
         "jitter_lost_share": jitter.lost_fraction,

@@ -250,15 +250,21 @@ def huge_pages(root: Path) -> Finding:
 
 
 def shared_huge_pages(root: Path) -> Finding:
-    """Transparent huge pages of /dev/shm: the rings."""
-    chosen = chosen_of(text_of(root, "sys/kernel/mm/transparent_hugepage/shmem_enabled"))
+    """Transparent huge pages of /dev/shm, where the rings lie: an option of its mount, which shmem_enabled can forbid."""
+    mounts = [line.split() for line in text_of(root, "proc/mounts").splitlines()]
+    options = next((fields[3] for fields in mounts if len(fields) > 3 and fields[1] == str(SHARED_MEMORY)), "")
+    huge = next((word.partition("=")[2] for word in options.split(",") if word.startswith("huge=")), "never")
+    denied = chosen_of(text_of(root, "sys/kernel/mm/transparent_hugepage/shmem_enabled")) == "deny"
     why = "rings of some megabytes miss the address cache less with pages of 2 MiB; worth a few percent"
-    if not chosen:
+    if not options:
         return Finding("shared huge pages", Severity.NOTE, "not shown", why)
-    if chosen in ("never", "deny"):
-        remedy = "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled"
-        return Finding("shared huge pages", Severity.NOTE, chosen, why, remedy)
-    return Finding("shared huge pages", Severity.OK, chosen, why)
+    found = f"{SHARED_MEMORY} mounted with huge={huge}{', shmem_enabled deny' if denied else ''}"
+    if huge == "never" or denied:
+        remedy = f"mount -o remount,huge=advise {SHARED_MEMORY}"
+        if denied:
+            remedy += "; echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled"
+        return Finding("shared huge pages", Severity.NOTE, found, why, remedy)
+    return Finding("shared huge pages", Severity.OK, found, why)
 
 
 def shared_memory(needed_bytes: int, free_bytes: int, total_bytes: int) -> Finding:
