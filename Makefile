@@ -139,6 +139,20 @@ check: lint types test-quick ## what to run before a commit: a few minutes, no b
 bench: setup ## list the benchmarks, or run one: NAME=ring
 	@$(BIN)/python -m ringpit.perf $(NAME)
 
+# The records lie where the page's plots do not: a run of any benchmark with --save SAVED=FOLDER replaces what is there of it.
+SAVED := docs/measured
+.PHONY: performance
+performance: setup ## make docs/performance.md again from saved records: SAVED=docs/measured
+	@$(BIN)/python -m ringpit.perf report $(SAVED)
+
+.PHONY: measure
+measure: setup ## measure what the page shows, some minutes on a quiet machine: SAVED=docs/measured
+	@mkdir -p $(SAVED); $(BIN)/ringpit doctor --json --seconds 10 > $(SAVED)/doctor.jsonl || true
+	@for name in ring latency referee exchange_core events book; do \
+	  $(BIN)/python -m ringpit.perf $$name --save $(SAVED) || true; done
+	@$(BIN)/ringpit load --own --find-knee --save $(SAVED)
+	@$(MAKE) performance SAVED=$(SAVED)
+
 .PHONY: warm
 warm: setup ## compile every kernel into the cache
 	@$(BIN)/python -c 'from ringpit.shards.compiling import ready; print(f"every kernel is ready after {ready(print):.1f} s")'

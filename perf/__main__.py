@@ -3,7 +3,8 @@ The command line of the benchmarks.
 
     python -m ringpit.perf                           what there is
     python -m ringpit.perf NAME --help               options of one benchmark
-    python -m ringpit.perf NAME [options] [--repeat N] [--json] [--results FILE]
+    python -m ringpit.perf NAME [options] [--repeat N] [--json] [--results FILE | --save FOLDER]
+    python -m ringpit.perf report FOLDER             the performance page from what was saved there
 
 Every module of this package is imported, and those that use `harness.benchmark` appear.
 """
@@ -14,9 +15,10 @@ import json
 import pkgutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import ringpit.perf
-from ringpit.perf import harness
+from ringpit.perf import harness, report
 
 NO_BENCHMARKS = ("__main__", "harness")
 
@@ -39,6 +41,7 @@ def parser_of_all() -> argparse.ArgumentParser:
         harness.add_common_options(command)
         if one.options is not None:
             one.options(command)
+    report.add_command(commands)
     return parser
 
 
@@ -50,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, one in sorted(harness.BENCHMARKS.items()):
             print(f"{name:<12} {one.workload}")
         return 0
+    if arguments.benchmark == "report":
+        return report.main(arguments)
     chosen = harness.BENCHMARKS[arguments.benchmark]
     try:
         for case in [arguments] if chosen.cases is None else chosen.cases(arguments):
@@ -58,14 +63,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{chosen.name}: {error}", file=sys.stderr)
         return 1
     except harness.CannotMeasureError as error:
+        if arguments.save:
+            harness.append_to(results_of(chosen, arguments), harness.refusal_of(chosen, error))
         print(f"{chosen.name}: {error}", file=sys.stderr)
         return 3
     return 0
 
 
+def results_of(chosen: harness.Benchmark, arguments: argparse.Namespace) -> Path:
+    """The file that records of a benchmark go to."""
+    return arguments.results or (arguments.save or harness.RESULTS_FOLDER) / f"{chosen.name}.jsonl"
+
+
 def tell(chosen: harness.Benchmark, record: dict, arguments: argparse.Namespace) -> None:
     """Write a record to the results file and print what was asked for."""
-    results = arguments.results or harness.RESULTS_FOLDER / f"{chosen.name}.jsonl"
+    results = results_of(chosen, arguments)
     harness.append_to(results, record)
     if arguments.json and chosen.line is not None:
         print(json.dumps(chosen.line(record)), flush=True)

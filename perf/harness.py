@@ -200,6 +200,12 @@ def number_text(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= THOUSAND else f"{value:.4g}"
 
 
+def refusal_of(chosen: Benchmark, error: CannotMeasureError) -> dict[str, object]:
+    """The record of a benchmark that this machine cannot run."""
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"benchmark": chosen.name, "at": at, "machine": machine(), "cannot": str(error)}
+
+
 def append_to(path: Path, record: dict) -> None:
     """Append the record to a results file as one line of JSON; folders are made as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -300,7 +306,7 @@ def pointer_chase_ns() -> float:
     return (time.perf_counter_ns() - start_ns) / CHASE_STEPS
 
 
-COMMON_OPTIONS: Final = ("benchmark", "repeat", "json", "results")
+COMMON_OPTIONS: Final = ("benchmark", "repeat", "json", "results", "save")
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -310,6 +316,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", type=Path, help="file the JSON line is appended to (build/perf/NAME.jsonl)"
     )
+    parser.add_argument("--save", type=Path, help="or the folder of that file, for `report`")
 
 
 def positive(text: str) -> int:

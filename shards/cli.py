@@ -6,6 +6,7 @@ Heavy imports wait until a command needs them: start-up counts. Exit codes are t
 
 import signal
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from ringpit.shards import asking, logtool, timetravel
+from ringpit.shards.doctor import doctor
 from ringpit.shards.exits import Exit
 
 app = typer.Typer(
@@ -282,6 +284,9 @@ def schema() -> None:
 
 app.add_typer(asking.app)
 app.add_typer(logtool.app)
+app.command()(doctor)
+for command in sorted(entry_points(group="ringpit.commands"), key=lambda found: found.name):
+    app.command(command.name)(command.load())  # what lies above this layer, such as `ringpit load`
 
 
 def main() -> None:

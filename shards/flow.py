@@ -83,6 +83,7 @@ def flow(
     low: int = 1,
     high: int = 99,
     payout: int = 100,
+    weights: np.ndarray | None = None,
 ) -> np.ndarray:
     """
     COMMAND array of `events` CREATE_EVENTs, then `count` orders, cancels and amends.
@@ -93,6 +94,7 @@ def flow(
         events: Events with consecutive ids from `first_event`, each with prices from `low` to `high` ticks.
         accounts: Accounts 1 to `accounts` trade.
         invalid_share: Share of commands that are made wrong, each in one of the ways of `spoil`.
+        weights: How often each event is chosen, adding up to 1; without them all are chosen alike.
 
     Order ids are 1, 2, ... over all events. Raises ValueError for a share outside 0 to 1 or a number below 1.
     """
@@ -104,7 +106,8 @@ def flow(
     random = np.random.Generator(np.random.PCG64(seed))
     commands = np.zeros(count, COMMAND)
     draw_orders(random, commands, accounts)
-    commands["event"] = first_event + random.integers(0, events, count)
+    chosen = random.integers(0, events, count) if weights is None else random.choice(events, count, p=weights)
+    commands["event"] = first_event + chosen
     ages = random.exponential(AGE_MEAN_ORDERS, count).astype(np.int64)
     offsets = random.exponential(DISTANCE_MEAN_TICKS, count).astype(np.int64) - CROSSING_TICKS
     steps = random.integers(-1, 2, count)

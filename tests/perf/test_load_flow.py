@@ -1,0 +1,201 @@
+"""What the load generator sends: the same for the same seed, in all encodings, at the times that were asked for."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ringpit.engine.codes import CommandKind
+from ringpit.perf.load_flow import (
+    ENCODINGS,
+    MIXES,
+    based,
+    before_bodies,
+    bodies_of,
+    due_ns_of,
+    orders_of,
+    popularity,
+    settling_bodies,
+)
+from ringpit.shards import packed
+from ringpit.shards.flow import messages
+from ringpit.shards.messages import decode, to_commands
+
+COUNT, EVENTS = 500, 4
+
+
+def drawn(mix="demo", *, seed=7, events=EVENTS, zipf=0.0, count=COUNT, levels_max=1 << 20):
+    """Orders of a mix."""
+    return orders_of(mix, count, seed=seed, events=events, zipf=zipf, levels_max=levels_max)
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_the_same_seed_gives_the_same_orders(mix):
+    """Every mix: as many as asked for, the same bytes again, others with another seed."""
+    first, again, other = drawn(mix), drawn(mix), drawn(mix, seed=8)
+    assert COUNT == len(first.starts) - 1
+    assert first.records.tobytes() == again.records.tobytes()
+    assert first.before.tobytes() == again.before.tobytes()
+    assert first.records.tobytes() != other.records.tobytes()
+    assert set(first.events.tolist()) >= set(first.records["event"].tolist())
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_base_moves_ids_and_nothing_else(mix):
+    """Order ids and event ids are so much larger; all other fields are the same."""
+    orders = drawn(mix)
+    moved = based(orders, 10**6)
+    for before, after in ((orders.before, moved.before), (orders.records, moved.records)):
+        for name in before.dtype.names:
+            if name not in ("order", "event"):
+                assert before[name].tolist() == after[name].tolist()
+    assert (orders.records["order"] + 10**6).tolist() == moved.records["order"].tolist()
+    assert [10**6 + 1, 10**6 + EVENTS] == [moved.events[0], moved.events[-1]]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("size", [1, 7])
+def test_all_encodings_say_the_same(encoding, size):
+    """Decoded as a router decodes them, all deliveries give the same commands."""
+    orders = drawn()
+    made = bodies_of(orders, encoding, size)
+    if encoding == "packed":
+        parts = [packed.view(body) for body in made.bodies]
+    else:
+        parts = [to_commands(decode(made.content_type, body), {}.get) for body in made.bodies]
+    assert [size] * (COUNT // size) == [len(part) for part in parts][: COUNT // size]
+    assert list(messages(orders.records)) == list(messages(np.concatenate(parts)))
+    assert [0, COUNT] == [made.first[0], made.first[-1]]
+
+
+def test_what_comes_before_and_after_creates_and_settles_each_event():
+    """One CREATE_EVENT and one SETTLE for each."""
+    orders = drawn()
+    created, settled = (
+        np.concatenate([packed.view(body) for body in bodies])
+        for bodies in (before_bodies(orders), settling_bodies(orders))
+    )
+    assert orders.events.tolist() == created["event"].tolist() == settled["event"].tolist()
+    assert {CommandKind.SETTLE} == set(settled["kind"].tolist())
+
+
+def test_popular_events_get_more():
+    """Zipf: the first of events has 1/1, the second 1/2 of it; 0 treats all alike."""
+    assert [0.25] * 4 == popularity(4, 0).tolist()
+    chances = popularity(3, 1)
+    assert chances[0] == pytest.approx(2 * chances[1]) == pytest.approx(3 * chances[2])
+    counts = np.bincount(drawn("uniform", zipf=2.0).records["event"])
+    assert counts[1] > 2 * counts[2] > 0
+
+
+def test_wide_books_get_skip_lists():
+    """Where ladders would not fit the pool of levels."""
+    narrow, wide = drawn("referee"), drawn("referee", levels_max=1_000)
+    assert [0, 2] == [int(each.before["order_type"][0]) for each in (narrow, wide)]
+
+
+def test_even_arrivals_are_evenly_spread():
+    """At 1,000 orders a second in deliveries of 10, one every 10 ms."""
+    first = np.append(np.arange(0, 100, 10), 100)
+    due_ns = due_ns_of(first, rate=1_000, arrivals="even", burst=1, seed=1)
+    assert [10_000_000 * number for number in range(10)] == due_ns.tolist()
+
+
+def test_bursts_are_due_at_once():
+    """Bursts of 4 at 1,000 a second: four at 0, four at 4 ms."""
+    due_ns = due_ns_of(np.arange(9), rate=1_000, arrivals="burst", burst=4, seed=1)
+    assert [0] * 4 + [4_000_000] * 4 == due_ns.tolist()
+
+
+def test_poisson_arrivals_have_the_rate_and_its_spread():
+    """Gaps with a mean, and a deviation, of 1 ms at 1,000 a second; the same for the same seed."""
+    first = np.arange(20_001)
+    due_ns, again = (due_ns_of(first, rate=1_000, arrivals="poisson", burst=1, seed=5) for _ in range(2))
+    gaps = np.diff(due_ns)
+    assert due_ns.tolist() == again.tolist()
+    assert gaps.min() >= 0
+    assert gaps.mean() == pytest.approx(1e6, rel=0.05)
+    assert gaps.std() == pytest.approx(1e6, rel=0.05)
+
+
+def test_a_file_is_replayed_in_either_form(tmp_path):
+    """The same orders from lines of JSON and from packed bodies; events first, extensions kept with their orders."""
+    lines = [
+        {"Task": "CreateEvent", "ID": 3},
+        {
+            "Task": "Order",
+            "ID": 3,
+            "Order": {"OrderID": 9, "Account": 1, "Side": "Buy", "Price": "0.4", "Quantity": 2},
+        },
+        {
+            "Task": "Order",
+            "ID": 3,
+            "Order": {
+                "OrderID": 10,
+                "Account": 1,
+                "Side": "Sell",
+                "Price": "0.6",
+                "Quantity": 50,
+                "Display": 5,
+            },
+        },
+        {"Task": "Order", "ID": 3, "Order": {"OrderID": 9, "Account": 1, "Action": "Cancel"}},
+    ]
+    text, frames = tmp_path / "orders.ndjson", tmp_path / "orders.packed"
+    text.write_text("\n".join(map(json.dumps, lines)))
+    frames.write_bytes(
+        b"".join(
+            packed.encode(to_commands(decode(None, json.dumps(line).encode()), {}.get)) for line in lines[:1]
+        )
+        + b"".join(
+            packed.encode(
+                to_commands(decode(None, json.dumps(line | {"Order": priced(line)}).encode()), {}.get)
+            )
+            for line in lines[1:]
+        )
+    )
+    first, second = (drawn(str(path), count=0) for path in (text, frames))
+    assert first.records.tobytes() == second.records.tobytes()
+    assert 3 == len(first.starts) - 1
+    assert [1, 2, 1] == np.diff(first.starts).tolist()
+    assert 2 == first.ids
+
+
+def priced(line):
+    """The order with its price in ticks: a packed body needs no event's tick."""
+    order = dict(line["Order"])
+    if "Price" in order:
+        order["PriceTicks"] = int(float(order.pop("Price")) * 100)
+    return order
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "holds no order"),
+        (b"nonsense", "line 1: "),
+        (b"RPIT" + bytes(80), "byte 0: "),
+        (b'{"Task":"CreateEvent","ID":7}\n{', "line 2: "),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_its_place(tmp_path, content, sentence):
+    """The path, the place, and what is wrong."""
+    file = tmp_path / "orders"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        drawn(str(file), count=0)
+
+
+def test_a_mix_that_is_none_is_refused_with_those_that_are():
+    """The sentence names the mixes, and that a file would do."""
+    with pytest.raises(
+        ValueError, match="--mix must be one of demo, referee, exchange-core, uniform, or a file"
+    ):
+        drawn("heavy")
+
+
+@pytest.mark.parametrize("size", [0, 4_097])
+def test_deliveries_of_impossible_sizes_are_refused(size):
+    """1 to 4,096 orders."""
+    with pytest.raises(ValueError, match=f"--frame must be from 1 to 4096 orders, was {size}"):
+        bodies_of(drawn(), "packed", size)
