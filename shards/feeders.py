@@ -15,6 +15,7 @@ import time
 from collections.abc import MutableSequence
 from typing import Final
 
+import numpy as np
 import pika
 
 from ringpit.ipc.segment import Segment
@@ -26,7 +27,8 @@ from ringpit.shards.layout import Role, ingress_layout, segment_name
 from ringpit.shards.outbox import Outbox
 from ringpit.shards.packed import CONTENT_TYPE, encode
 from ringpit.shards.peers import Peers
-from ringpit.shards.processes import PR_SET_PDEATHSIG, endpoint_of, queue_of, say_as
+from ringpit.shards.processes import PR_SET_PDEATHSIG, endpoint_of, say_as
+from ringpit.shards.routes import queue_of, routers_of
 
 NAP_SECONDS: Final = 0.0002
 RABBIT_WINDOW: Final = 512
@@ -36,13 +38,19 @@ APP: Final = "ringpit.feeder"
 class Flow:
     """What a feeder sends: seeded commands cut into packed bodies."""
 
-    def __init__(self, orders: int, *, seed: int, events: int, frame_orders: int) -> None:
-        """Draw the commands and encode the bodies; about half a second a million orders."""
+    def __init__(self, orders: int, *, seed: int, events: int, frame_orders: int, routers: int = 1) -> None:
+        """Draw the commands and encode the bodies, each for one router; about half a second a million orders."""
         self.commands = flow(orders, seed=seed, events=events)
-        self.bodies = [
-            encode(self.commands[start : start + frame_orders])
-            for start in range(0, len(self.commands), frame_orders)
-        ]
+        router_of_each = routers_of(self.commands["event"], routers)
+        cut = []  # (first command, router, body)
+        for router in range(routers):
+            own = np.flatnonzero(router_of_each == router)
+            for start in range(0, len(own), frame_orders):
+                chosen = own[start : start + frame_orders]
+                cut.append((int(chosen[0]), router, encode(self.commands[chosen])))
+        cut.sort()
+        self.routers = [router for _, router, _ in cut]
+        self.bodies = [body for _, _, body in cut]
         self.run = f"{os.getpid()}-{time.time_ns()}"
 
     def message_id(self, number: int) -> str:
@@ -81,39 +89,55 @@ def feed_ring(
     orders_per_second: float,
     progress: MutableSequence[float],
 ) -> None:
-    """Feed router 0's ingress ring. `progress`: deliveries sent, CPU seconds since the first, when that was."""
+    """Feed the routers' ingress rings. `progress`: deliveries sent, CPU seconds since the first, when that was."""
     become_child()
-    source = Flow(orders, seed=seed, events=events, frame_orders=frame_orders)
+    routers = config.exchange.routers
+    source = Flow(orders, seed=seed, events=events, frame_orders=frame_orders, routers=routers)
     keys = [publisher_key(b"", APP.encode(), source.message_id(n).encode()) for n in range(len(source.bodies))]
     peers = Peers(config)
-    ingress = Segment.attach(segment_name(config, "ingress", 0, 0), ingress_layout(config))
-    router = peers.attach(Role.ROUTER, 0)
-    feeder = IngressFeeder(
-        ingress.region("slots"),
-        Cell(ingress.cells, ingress.layout.index("tail")),
-        Cell(router.cells, router.layout.index("ingress_head")),
-    )
+    ends = [RouterEnd(config, peers, router) for router in range(routers)]
     progress[2] = time.time()
     before = time.process_time()
     pace = Pace(orders_per_second / frame_orders)
     for number, body in enumerate(source.bodies):
         pace.wait(number)
-        while not feeder.offer(CONTENT_TYPE, keys[number], body):
-            router = follow(peers, feeder, router)
+        end = ends[source.routers[number]]
+        while not end.feeder.offer(CONTENT_TYPE, keys[number], body):
+            end.follow()
             time.sleep(NAP_SECONDS)
         progress[0] = number + 1
-    while feeder.unacknowledged_slots():
-        router = follow(peers, feeder, router)
-        time.sleep(NAP_SECONDS)
+    for end in ends:
+        while end.feeder.unacknowledged_slots():
+            end.follow()
+            time.sleep(NAP_SECONDS)
     progress[1] = time.process_time() - before
 
 
-def follow(peers: Peers, feeder: IngressFeeder, router: Segment) -> Segment:
-    """Look at the current router's head: it may have been started again."""
-    current = peers.attach(Role.ROUTER, 0)
-    if current is not router:
-        feeder.follow(Cell(current.cells, current.layout.index("ingress_head")))
-    return current
+class RouterEnd:
+    """The feeding end of a router's ingress ring, whichever life the router is in."""
+
+    def __init__(self, config: Config, peers: Peers, index: int) -> None:
+        """Attach ring and router."""
+        self._peers = peers
+        self._index = index
+        self.ingress = Segment.attach(segment_name(config, "ingress", index, 0), ingress_layout(config))
+        self._router = peers.attach(Role.ROUTER, index)
+        self.feeder = IngressFeeder(
+            self.ingress.region("slots"),
+            Cell(self.ingress.cells, self.ingress.layout.index("tail")),
+            self._head(),
+        )
+
+    def _head(self) -> Cell:
+        """Where the router says how far it has acknowledged."""
+        return Cell(self._router.cells, self._router.layout.index("ingress_head"))
+
+    def follow(self) -> None:
+        """Look at the current router's head: it may have been started again."""
+        current = self._peers.attach(Role.ROUTER, self._index)
+        if current is not self._router:
+            self._router = current
+            self.feeder.follow(self._head())
 
 
 def feed_rabbit(
@@ -125,9 +149,10 @@ def feed_rabbit(
     orders_per_second: float,
     progress: MutableSequence[float],
 ) -> None:
-    """Publish to router 0's queue with confirms. `progress` as for `feed_ring`."""
+    """Publish to the routers' queues with confirms. `progress` as for `feed_ring`."""
     become_child()
-    source = Flow(orders, seed=seed, events=events, frame_orders=frame_orders)
+    routers = config.exchange.routers
+    source = Flow(orders, seed=seed, events=events, frame_orders=frame_orders, routers=routers)
     outbox = Outbox(
         "feeder",
         endpoint_of(config),
@@ -136,7 +161,7 @@ def feed_rabbit(
         window=RABBIT_WINDOW,
         mandatory=True,
     )
-    queue = queue_of(config, 0)
+    queues = [queue_of(config, router) for router in range(routers)]
     properties = [
         b"".join(
             pika.BasicProperties(
@@ -154,7 +179,7 @@ def feed_rabbit(
         pace.wait(number)
         while not outbox.ready():
             outbox.poll(0.01)
-        outbox.send("", queue, properties[number], body)
+        outbox.send("", queues[source.routers[number]], properties[number], body)
         if number & 15 == 0:
             outbox.poll(0.0)
         progress[0] = number + 1

@@ -215,4 +215,3 @@ def be_realtime(priority: int) -> str:
             f"unit, `ulimit -r`, or CAP_SYS_NICE), or leave it out"
         )
     return ""
-

@@ -42,6 +42,7 @@ from ringpit.shards.peers import LAYOUTS, Peers
 from ringpit.shards.pinning import be_realtime
 from ringpit.shards.publisher import Count, Publisher, Settings
 from ringpit.shards.router import Router
+from ringpit.shards.routes import queue_of
 from ringpit.shards.sinks import FileSink, NoSink, ReportsOnly, Sink, SinkFailed, StreamSink
 from ringpit.shards.worker import Worker, WorkerFrozen
 from ringpit.wal.errors import (
@@ -229,11 +230,6 @@ def endpoint_of(config: Config) -> Endpoint:
         key_file=rabbitmq.key_file,
         heartbeat_seconds=rabbitmq.heartbeat_seconds,
     )
-
-
-def queue_of(config: Config, router: int) -> str:
-    """The order queue of a router: the configured name for the first, with the router's number for others."""
-    return config.rabbitmq.queue if router == 0 else f"{config.rabbitmq.queue}.{router}"
 
 
 @opening()

@@ -30,15 +30,12 @@ import psutil
 import pytest
 
 from ringpit.engine.codes import Reason, ReportFlag, ReportKind, Side
-from ringpit.ipc.atomics import load_cell
-from ringpit.ipc.segment import Segment
 from ringpit.shards.config import load
 from ringpit.shards.delivery import publisher_key
 from ringpit.shards.faults import VARIABLE
-from ringpit.shards.feeders import follow
+from ringpit.shards.feeders import RouterEnd
 from ringpit.shards.flow import flow
-from ringpit.shards.ingress import Cell, IngressFeeder
-from ringpit.shards.layout import Role, ingress_layout, prefix, segment_name
+from ringpit.shards.layout import Role, prefix
 from ringpit.shards.packed import CONTENT_TYPE, encode
 from ringpit.shards.peers import Peers
 from ringpit.testing.naive import NaiveExchange
@@ -54,6 +51,7 @@ CONFIG = """
 [exchange]
 name = "{name}"
 data = "{data}"
+routers = {routers}
 stop_seconds = 60
 [limits]
 events = 64
@@ -156,11 +154,11 @@ def eventually(condition, what, seconds=DEADLINE_SECONDS):
 class ExchangeProcess:
     """`ringpit run` on a folder of this test's own; each `start` is another life on the same data."""
 
-    def __init__(self, folder, more="", faults=""):
+    def __init__(self, folder, more="", faults="", routers=1):
         self.name = f"fault-{uuid.uuid4().hex[:12]}"
         self.data = folder / "data"
         self.config_file = folder / "ringpit.toml"
-        self.config_file.write_text(CONFIG.format(name=self.name, data=self.data) + more)
+        self.config_file.write_text(CONFIG.format(name=self.name, data=self.data, routers=routers) + more)
         self.config = load(self.config_file)
         self.environment = ENVIRONMENT | {VARIABLE: faults}
         self.process = None
@@ -362,12 +360,8 @@ class OrderFlow:
         config = self._exchange.config
         self._acknowledged = self.acknowledged()
         self._offered = self._acknowledged
-        self._peers = Peers(config)
-        self._router = self._peers.attach(Role.ROUTER, 0)
-        self._ingress = Segment.attach(segment_name(config, "ingress", 0, 0), ingress_layout(config))
-        tail = Cell(self._ingress.cells, self._ingress.layout.index("tail"))
-        head = Cell(self._router.cells, self._router.layout.index("ingress_head"))
-        self._feeder = IngressFeeder(self._ingress.region("slots"), tail, head)
+        self._end = RouterEnd(config, Peers(config), 0)
+        self._feeder = self._end.feeder
         self._ends = []
         return self
 
@@ -380,7 +374,7 @@ class OrderFlow:
 
     def _look(self):
         """Follow a router that was started again."""
-        self._router = follow(self._peers, self._feeder, self._router)
+        self._end.follow()
 
     def _offer_next(self):
         """Offer one delivery; False if there is no room, or enough is under way."""
@@ -391,7 +385,7 @@ class OrderFlow:
             self._look()
             return False
         self._offered += 1
-        self._ends.append(load_cell(self._ingress.cells, self._ingress.layout.index("tail")))
+        self._ends.append(self._end.ingress.load("tail"))
         return True
 
     def offer(self, until):
@@ -440,8 +434,8 @@ def make_exchange(tmp_path):
     """Make an exchange in a folder of its own; whatever the test does to it, nothing is left."""
     made = []
 
-    def make(more="", faults=""):
-        made.append(ExchangeProcess(tmp_path, more, faults))
+    def make(more="", faults="", routers=1):
+        made.append(ExchangeProcess(tmp_path, more, faults, routers))
         return made[-1]
 
     yield make

@@ -88,7 +88,9 @@ def test_what_is_named_is_left_as_it_is(tmp_path):
     allowed = made_up(tmp_path, 8)
     found, _ = pinned(config_of(2, workers=[3, 4]), tmp_path, allowed)
     assert [3, 4] == found.cpu.workers
-    assert not {3, 4} & {core for key in ("routers", "journals", "publisher") for core in named_cores(found, key)}
+    assert not {3, 4} & {
+        core for key in ("routers", "journals", "publisher") for core in named_cores(found, key)
+    }
 
 
 def test_two_cores_are_enough_for_one_worker_only(tmp_path):

@@ -142,13 +142,6 @@ def test_rabbitmq_gets_its_password_and_nobody_else_sees_it(config):
     assert "hunter2" not in repr(endpoint) + repr(configured)
 
 
-def test_each_router_has_a_queue_of_its_own(config):
-    """The first one has the plain name, so that a publisher need not know of routers."""
-    assert ["orders", "orders.1"] == [
-        processes.queue_of(config(RABBITMQ__QUEUE="orders"), router) for router in (0, 1)
-    ]
-
-
 @pytest.mark.parametrize(
     ("sink", "kind"), [("files", FileSink), ("stdout", StreamSink), ("none", NoSink), ("rabbitmq", RabbitSink)]
 )

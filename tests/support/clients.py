@@ -22,7 +22,8 @@ from pika.exceptions import AMQPError
 
 from ringpit.shards.config import Config
 from ringpit.shards.outbox import Outbox
-from ringpit.shards.processes import endpoint_of, queue_of
+from ringpit.shards.processes import endpoint_of
+from ringpit.shards.routes import queue_of
 from ringpit.testing.exchange import RunningExchange
 from ringpit.testing.received import Received
 from ringpit.testing.submissions import Submission
