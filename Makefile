@@ -96,11 +96,11 @@ test: setup ## everything: lint, types, interpreted, bounds-checked, then all te
 	[ -z "$$failed" ] || { echo "make test failed in:$$failed" >&2; exit 1; }
 
 .PHONY: test-brokers
-test-brokers: setup ## all tests, compiled, with brokers that this starts and stops
+test-brokers: warm ## all tests, compiled, with brokers that this starts and stops
 	@$(call with_brokers,$(BIN)/python -m pytest tests --continue-on-collection-errors,$(TEST_BROKERS_FOLDER))
 
 .PHONY: test-quick
-test-quick: setup ## all tests that need no broker, compiled
+test-quick: warm ## all tests that need no broker, compiled
 	@RINGPIT_NO_BROKERS=1 $(BIN)/python -m pytest tests -m 'not brokers' -q
 
 .PHONY: test-py
@@ -114,7 +114,7 @@ test-bounds: setup ## engine and rings with every index checked (a read out of r
 	  $(BIN)/python -m pytest $(wildcard tests/engine tests/ipc) -m 'not brokers' -q
 
 .PHONY: soak
-soak: setup ## the long tests
+soak: warm ## the long tests
 	@$(call with_brokers,$(BIN)/python -m pytest tests --soak --timeout 3600,$(TEST_BROKERS_FOLDER))
 
 .PHONY: lint
