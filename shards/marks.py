@@ -22,7 +22,7 @@ from typing import Final
 from ringpit.ipc.atomics import load_acquire, store_release
 from ringpit.shards.kernels import kernel
 
-MARKS: Final = 4_096
+MARKS: Final = 4_096  # a power of two
 MARK_CELLS: Final = 2 * (1 + MARKS)
 UNKNOWN_NS: Final = 0
 
@@ -31,7 +31,7 @@ UNKNOWN_NS: Final = 0
 def mark(marks, seq, now_ns):
     """Remember that everything up to `seq` was passed at `now_ns`."""
     count = marks[0]
-    at = 2 * (1 + count % MARKS)
+    at = 2 * (1 + (count & MARKS - 1))
     marks[at] = seq
     marks[at + 1] = now_ns
     store_release(marks, 0, count + 1)  # pairs with the acquire in `passed_ns`
@@ -46,10 +46,10 @@ def passed_ns(marks, seq):
     high = count
     while low < high:
         middle = low + (high - low) // 2
-        if marks[2 * (1 + middle % MARKS)] < seq:
+        if marks[2 * (1 + (middle & MARKS - 1))] < seq:
             low = middle + 1
         else:
             high = middle
     if low == count or (low == oldest and oldest > 0):  # the first one kept may not be the first that passed it
         return UNKNOWN_NS
-    return marks[2 * (1 + low % MARKS) + 1]
+    return marks[2 * (1 + (low & MARKS - 1)) + 1]

@@ -228,9 +228,9 @@ def rules_of_frames() -> dict[str, Mutation]:
         ),
         "same key with another body accepted": Mutation(
             "The same key with another body is refused.",
-            (Edit(router, "Router._deal", "self._facts[:] = (self.index, *delivery.key, body_hash(delivery.body), time.time_ns())",
+            (Edit(router, "Router._deal", "self._facts[:] = (self.index, *delivery.key, body_hash(delivery.body), taken_ns, time.time_ns())",
                   "self.__dict__.setdefault('seen', {}).setdefault(delivery.key, body_hash(delivery.body)); "
-                  "self._facts[:] = (self.index, *delivery.key, self.seen[delivery.key], time.time_ns())"),),
+                  "self._facts[:] = (self.index, *delivery.key, self.seen[delivery.key], taken_ns, time.time_ns())"),),
         ),
         "router keeps duplicates of its own": Mutation(
             "A frame whose key is in the window is a duplicate; the decision uses logged data only.",
