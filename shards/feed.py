@@ -23,7 +23,6 @@ from ringpit.engine import index
 from ringpit.engine.codes import ReportKind
 from ringpit.engine.ladder import NIL
 from ringpit.ipc import histogram
-from ringpit.ipc.histogram import record_many
 from ringpit.shards.kernels import kernel
 from ringpit.shards.marks import MARK_CELLS, UNKNOWN_NS, passed_ns
 from ringpit.shards.mirror import FILL_TAKER, FRAME, LEVEL, book_of
@@ -183,8 +182,8 @@ def measure(timing, slots, start, end, now_ns, early):
             ready_ns = max(ready_ns, durable_ns) if durable_ns != UNKNOWN_NS else UNKNOWN_NS
         if ready_ns == UNKNOWN_NS:
             ready_ns = slots[slot]["price"]
-        record_many(timing.publish_ns, now_ns - ready_ns, count)
-        record_many(timing.whole_ns, now_ns - slots[slot]["quantity"], count)
+        histogram.record_many(timing.publish_ns, now_ns - ready_ns, count)
+        histogram.record_many(timing.whole_ns, now_ns - slots[slot]["quantity"], count)
 
 
 @kernel

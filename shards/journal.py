@@ -34,8 +34,8 @@ from typing import Final
 import numpy as np
 
 from ringpit.engine.records import MARKER
+from ringpit.ipc import histogram
 from ringpit.ipc.atomics import store_cell
-from ringpit.ipc.histogram import record_many
 from ringpit.ipc.ring import published
 from ringpit.ipc.segment import Segment, SegmentMissing
 from ringpit.shards.exits import Exit
@@ -61,7 +61,7 @@ def record_cut(markers, start, count, cut_ns, waited):
     at = start
     while at < start + count:
         frame = int(markers[at & mask]["count"])
-        record_many(waited, cut_ns - markers[at & mask]["engine_ns"], frame)
+        histogram.record_many(waited, cut_ns - markers[at & mask]["engine_ns"], frame)
         records += frame
         at += 1 + frame
     return records
@@ -323,7 +323,7 @@ class Journal:
         self._durable_head = self._to_position + durable_seq + 1
         while self._cut_at and self._cut_at[0][0] <= durable_seq:
             _, cut_ns, records = self._cut_at.pop(0)
-            record_many(self._durable_ns, now_ns - cut_ns, records)
+            histogram.record_many(self._durable_ns, now_ns - cut_ns, records)
         self._tell_cost()
         return True
 

@@ -33,8 +33,8 @@ import numpy as np
 
 from ringpit.engine.codes import CommandKind, Reason, SelfTrade
 from ringpit.engine.records import MARKER
+from ringpit.ipc import histogram
 from ringpit.ipc.atomics import load_cell, store_cell
-from ringpit.ipc.histogram import record_many
 from ringpit.ipc.segment import Segment
 from ringpit.shards.delivery import Delivery, Intake
 from ringpit.shards.directory import EVERY_SHARD, Directory, deal
@@ -95,7 +95,7 @@ def write_frame(slots, markers, tail, facts, commands, shard_of, shard, count, i
             slots[position & mask] = commands[i]
             position += 1
     markers[slot]["first_event"] = slots[(tail + 1) & mask]["event"]
-    record_many(ingress_ns, facts[5] - facts[4], count)
+    histogram.record_many(ingress_ns, facts[5] - facts[4], count)
 
 
 def body_hash(body: bytes | memoryview) -> int:
