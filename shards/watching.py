@@ -6,7 +6,7 @@ Watching: the counts of all stages, copied out of a running exchange by anybody 
         ...
         interval = since(watch.read(), before)       shards x stages x buckets, see stages.py
 
-A watcher only reads: it maps what the processes write, asks nobody, and leaves no trace. The counts are since
+A watcher maps what the processes write so that it can only be read, asks nobody, and leaves no trace. The counts are since
 the exchange's start: a process that is started again goes on with those of its predecessor. Only a follower that takes
 over begins anew with what its worker counted.
 
@@ -86,7 +86,7 @@ class Watch:
     def _found(self) -> Peers:
         """The exchange's processes."""
         try:
-            return Peers(self._config)
+            return Peers(self._config, writable=False)
         except SegmentMissing:
             raise NotRunning(
                 f"no exchange {self._config.exchange.name!r} runs on this machine: start it with `ringpit run`, or name "
@@ -108,7 +108,8 @@ class Watch:
     def runs(self) -> bool:
         """False when the exchange has been stopped, also if another of its name has been started since."""
         try:
-            board = Segment.attach(segment_name(self._config, "board", 0, 0), board_layout(self._config))
+            name = segment_name(self._config, "board", 0, 0)
+            board = Segment.attach(name, board_layout(self._config), writable=False)
         except SegmentMissing:
             return False
         same = board.creator == self._creator
