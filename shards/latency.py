@@ -12,6 +12,7 @@ watching.py, what is printed in latency_view.py, what is kept in latency_files.p
 --diff compares in latency_diff.py.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -76,8 +77,9 @@ def latency(
             Exit.UNAVAILABLE,
             f"{error.filename} may be opened by its owner only: watch as the exchange's user",
         )
-    except OSError as error:
-        code, failure = Exit.CONFIG, f"{error.filename}: {error.strerror}; name another folder"
+    except BrokenPipeError:  # `ringpit latency --json | head`: it has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(Exit.STOPPED) from None
     else:
         return
     print(f"ringpit: {failure}", file=sys.stderr, flush=True)

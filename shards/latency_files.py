@@ -67,20 +67,25 @@ class Export:
         config: Of the exchange.
         parts: Makes the tables of counts of shards x stages x buckets.
 
-    Raises ValueError if the folder holds an export already, and OSError.
+    Raises ValueError if the folder holds an export already, or cannot be written.
     """
 
     def __init__(self, folder: Path, config: Config, parts: Callable[[np.ndarray], list[Any]]) -> None:
         """Write the head of the log."""
         if (folder / FACTS).exists():
             raise ValueError(f"--export: {folder} holds an export already: name another folder, or remove it")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._log = (folder / "latency.hlog").open("w", encoding="utf-8")
+        except OSError as error:
+            raise ValueError(
+                f"--export: {error.filename} cannot be written ({error.strerror}): name another folder"
+            ) from None
         self._folder = folder
         self._config = config
         self._parts = parts
         self._total = nothing(config.exchange.shards)
         self._began_ns = self._ended_ns = 0
-        self._log = (folder / "latency.hlog").open("w", encoding="utf-8")
 
     def _head(self, began_ns: int) -> None:
         """The lines before the first interval; times are relative to its beginning."""

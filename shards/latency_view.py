@@ -10,11 +10,13 @@ Slow here: a look costs some milliseconds of the watcher's processor, nothing of
 """
 
 import json
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 from rich.console import Console, Group
@@ -189,16 +191,38 @@ class Look(NamedTuple):
     pressed: Ring | None  # the ring that fills up, or None
 
 
-def looks(watch: Watch, interval_seconds: float, seconds: float | None) -> Iterator[Look]:
-    """Look once an interval until time is up, the exchange stops or Ctrl-C comes."""
+class Stopping:
+    """While it is open, the first SIGINT or SIGTERM ends the watching after the look in hand; what is exported is kept."""
+
+    def __init__(self) -> None:
+        """Nobody has asked yet."""
+        self._asked = threading.Event()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Take the signals over."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, lambda *_: self._asked.set())
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Give them back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long; True, at once, if somebody asks to stop."""
+        return self._asked.wait(seconds)
+
+
+def looks(watch: Watch, interval_seconds: float, seconds: float | None, stopping: Stopping) -> Iterator[Look]:
+    """Look once an interval until time is up, the exchange stops or somebody asks to stop."""
     began_ns = time.time_ns()
     before = watch.read()
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:
         left = interval_seconds if deadline is None else min(interval_seconds, deadline - time.monotonic())
-        try:
-            time.sleep(max(left, 0.0))
-        except KeyboardInterrupt:
+        if stopping.wait(max(left, 0.0)):
             deadline = 0.0
         ended_ns, total = time.time_ns(), watch.read()
         runs = watch.runs()
@@ -208,10 +232,10 @@ def looks(watch: Watch, interval_seconds: float, seconds: float | None) -> Itera
         began_ns, before = ended_ns, total
 
 
-def watch_live(watch: Watch, asked: Asked, release: str, export: Export | None) -> None:
+def watch_live(watch: Watch, asked: Asked, release: str, export: Export | None, stopping: Stopping) -> None:
     """Redraw both tables once an interval."""
     with Live(Text("looking ..."), console=Console(), auto_refresh=False) as live:
-        for look in looks(watch, asked.interval, None):
+        for look in looks(watch, asked.interval, None, stopping):
             keep(export, look)
             last = [
                 told(part, f"last {span(look):.3g} s", release, look.pressed)
@@ -223,11 +247,11 @@ def watch_live(watch: Watch, asked: Asked, release: str, export: Export | None) 
             live.update(Group(*last, *whole), refresh=True)
 
 
-def watch_lines(watch: Watch, asked: Asked, release: str, export: Export | None) -> None:
+def watch_lines(watch: Watch, asked: Asked, release: str, export: Export | None, stopping: Stopping) -> None:
     """A table, or lines of JSON, for each interval; with `seconds` one for all of them."""
     console = console_of_any_width()
     sum_of = None
-    for look in looks(watch, asked.interval, asked.seconds):
+    for look in looks(watch, asked.interval, asked.seconds, stopping):
         keep(export, look)
         sum_of = (
             look if sum_of is None else look._replace(fresh=sum_of.fresh + look.fresh, began_ns=sum_of.began_ns)
@@ -281,15 +305,15 @@ def watch_exchange(config: Path | None, asked: Asked) -> None:
         raise ValueError("--once is since the start and --seconds from now on: choose one")
     loaded = resolved(load(config))
     release = loaded.output.release
-    with Watch(loaded) as watch:
+    with Watch(loaded) as watch, Stopping() as stopping:
         asked.parts(watch.read())
         export = None if asked.export is None else Export(asked.export, loaded, asked.parts)
         if asked.once:
             show_once(watch, asked, release, export)
         elif asked.as_json or asked.seconds is not None or not sys.stdout.isatty():
-            watch_lines(watch, asked, release, export)
+            watch_lines(watch, asked, release, export, stopping)
         else:
-            watch_live(watch, asked, release, export)
+            watch_live(watch, asked, release, export, stopping)
         runs = watch.runs()
     if export is not None:
         for line in export.finish(rows_of, verdict_of):

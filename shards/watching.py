@@ -114,8 +114,11 @@ class Watch:
             return False
         same = board.creator == self._creator
         board.close()
-        stopping = (self._peers.attach(Role.WORKER, shard).load("state") for shard in range(self.shards))
-        return same and any(state != State.DRAINED for state in stopping)
+        try:
+            states = [self._peers.attach(Role.WORKER, shard).load("state") for shard in range(self.shards)]
+        except SegmentMissing:  # a worker is being replaced
+            return same
+        return same and any(state != State.DRAINED for state in states)
 
     def rings(self) -> list[Ring]:
         """How full every ring is, those further down the way behind those before them."""

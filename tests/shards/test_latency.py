@@ -1,6 +1,7 @@
 """The stages of a delivery under a clock of the test's, and what `ringpit latency` says, keeps and compares."""
 
 import json
+import signal
 import sys
 from itertools import chain
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from ringpit.shards.exits import Exit
 from ringpit.shards.journal import Journal
 from ringpit.shards.latency_diff import changes, facts_of, most_changed
 from ringpit.shards.latency_files import FACTS, Export, hdr_of
-from ringpit.shards.latency_view import ALL, Asked, Part, duration, rows_of, verdict_of
+from ringpit.shards.latency_view import ALL, Asked, Part, Stopping, duration, rows_of, verdict_of
 from ringpit.shards.layout import Role, State, first_position, publisher_layout, router_layout, worker_layout
 from ringpit.shards.processes import views_of
 from ringpit.shards.publisher import Publisher, Settings
@@ -40,6 +41,7 @@ from ringpit.wal.writer import BatchWriter
 START_NS = 2_000_000_000_000_000_000
 MS = 1_000_000
 ORDERS = 12
+DEADLINE_SECONDS = 30.0
 
 
 class Pace(NamedTuple):
@@ -323,13 +325,12 @@ def test_an_interval_holds_what_came_in_it(line, monkeypatch):
     """--seconds: what came before is not in it; --per-shard and --shard name theirs."""
     line.deliver(frames_of(ORDERS), Pace())
 
-    def while_it_sleeps(_seconds):
+    def while_it_waits(_stopping, _seconds):
         line.deliver(frames_of(5, seed=9), Pace(ring_wait=200 * MS))
 
-    clock = SimpleNamespace(
-        time_ns=lambda: line.now_ns, monotonic=lambda: line.now_ns / 1e9, sleep=while_it_sleeps
-    )
+    clock = SimpleNamespace(time_ns=lambda: line.now_ns, monotonic=lambda: line.now_ns / 1e9)
     monkeypatch.setattr(latency_view, "time", clock)
+    monkeypatch.setattr(Stopping, "wait", while_it_waits)
     described(monkeypatch, line)
     for which in (["--per-shard"], ["--shard", "0"]):
         rows, verdict = lines_of(run("--seconds", "0.1", "--json", *which))
@@ -341,12 +342,7 @@ def test_an_interval_holds_what_came_in_it(line, monkeypatch):
 
 def test_it_ends_with_the_exchange(line, monkeypatch):
     """A board that is gone, or a worker that has left, ends the watching with a sentence."""
-    clock = SimpleNamespace(
-        time_ns=lambda: 1,
-        monotonic=lambda: 0.0,
-        sleep=lambda _seconds: line.worker._word("state", State.DRAINED),
-    )
-    monkeypatch.setattr(latency_view, "time", clock)
+    monkeypatch.setattr(Stopping, "wait", lambda *_: line.worker._word("state", State.DRAINED))
     described(monkeypatch, line)
     result = run()
     assert result.exit_code == 0
@@ -444,6 +440,34 @@ def test_an_export_reads_back(tmp_path, config):
     assert (tmp_path / "kept" / "latency.png").read_bytes().startswith(b"\x89PNG")
     facts = json.loads((tmp_path / "kept" / FACTS).read_text())
     assert [5] == [row["Count"] for row in facts["Stages"] if row["Stage"] == "durable"]
+
+
+def test_whoever_is_asked_to_stop_keeps_what_was_seen(line, monkeypatch, tmp_path):
+    """SIGINT and SIGTERM end the watching after a look, with the export whole."""
+    described(monkeypatch, line)
+    line.deliver(frames_of(ORDERS), Pace())
+    wait = Stopping.wait
+    for number in (signal.SIGINT, signal.SIGTERM):
+
+        def interrupted(stopping, _seconds, number=number):
+            line.deliver(frames_of(5, seed=number), Pace())
+            signal.raise_signal(number)
+            return wait(stopping, DEADLINE_SECONDS)
+
+        monkeypatch.setattr(Stopping, "wait", interrupted)
+        before = signal.getsignal(number)
+        result = run("--json", "--export", tmp_path / number.name)
+        assert result.exit_code == 0, result.output
+        assert len(NAMES) + 1 == len(result.stdout.splitlines())
+        assert (tmp_path / number.name / FACTS).exists()
+        assert before == signal.getsignal(number)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, config):
+    """Before anything is watched."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"--export: .*file cannot be written .*: name another folder"):
+        Export(tmp_path / "file", config, parts)
 
 
 def test_an_export_is_never_written_over(tmp_path, config):
