@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from ringpit.ipc.histogram import BUCKETS, MIDDLES_NS, percentile
+from ringpit.ipc.histogram import BUCKETS, mean, percentile
 
 
 class Stage(NamedTuple):
@@ -182,9 +182,9 @@ def slowest(counts: np.ndarray, quantile: float, release: str) -> Verdict | None
 
 
 def shares(counts: np.ndarray) -> list[float]:
-    """Each stage's part of all the time that commands took, 0 if none came through."""
-    spent_ns = counts @ MIDDLES_NS
-    return [float(stage_ns / spent_ns[WHOLE]) if spent_ns[WHOLE] else 0.0 for stage_ns in spent_ns]
+    """Each stage's mean by that of the whole way, 0 if nothing came through: in a short look they have met other commands."""
+    whole_ns = mean(counts[WHOLE])
+    return [mean(of_stage) / whole_ns if whole_ns else 0.0 for of_stage in counts]
 
 
 def stuck_at(counts: np.ndarray, release: str) -> Stage | None:
