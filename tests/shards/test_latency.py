@@ -124,7 +124,7 @@ class Line:
         self.journal.step(0.0)
 
     def match(self, now_ns):
-        """There is room for the reports."""
+        """The publisher is where it was: there is room for the reports."""
         self.house.publisher.store("output_head.0", self.head)
         self.serve(now_ns)
 
@@ -138,7 +138,9 @@ class Line:
         histogram.record_many(counted, pace.ingress, int(markers["count"].sum()))  # as the router does
         self.house.submit(records)
         self.head = self.house.publisher.load("output_head.0")
-        self.house.publisher.store("output_head.0", 0)  # no room: taken, and not matched yet
+        self.house.publisher.store(
+            "output_head.0", first_position(9)
+        )  # in a later ring: taken, and not matched yet
         taken_ns = written_ns + pace.ring_wait
         self.serve(taken_ns)
         steps = (
