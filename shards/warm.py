@@ -160,11 +160,16 @@ def warm_journal(journal: np.ndarray) -> None:
     writer = BatchWriter(recover(log, 0, 1, 1, lambda _header, _records: None))
     batch, _ = writer.cut(journal[:3], journal[:0], confirmed_seq=0)
     log.append(batch)
+    warm_times(journal)
+    again = MemoryLog(log.batches)
+    recover(again, 0, 1, 2, lambda _header, _records: None)
+
+
+def warm_times(journal: np.ndarray) -> None:
+    """What the journal thread counts of a batch."""
     histogram.record_many(histogram.empty(), 1, 1)
     record_cut(journal.view(MARKER), 0, 3, 1, histogram.empty())
     mark(np.zeros(MARK_CELLS, np.int64), 1, 1)
-    again = MemoryLog(log.batches)
-    recover(again, 0, 1, 2, lambda _header, _records: None)
 
 
 def warm_publisher(cells: np.ndarray, output: np.ndarray) -> None:
@@ -203,6 +208,7 @@ def compile_edge() -> None:
     cells = np.zeros(2 * len(serve.At), np.int64)
     cells[int(serve.At.OUTPUT_TAIL) * 2] = 1
     warm_publisher(cells, output)
+    warm_times(np.zeros(SLOTS, COMMAND))
     warm_state(Exchange(SMALL, market_data=True))
 
 
