@@ -109,7 +109,11 @@ MARKER_FIELDS: Final = (
     ("key_low", "<i8", "publisher's key, low half; both halves 0: no key, no protection"),
     ("key_high", "<i8", "publisher's key, high half"),
     ("body_hash", "<i8", "hash of the delivery's body: the same key with another body is refused"),
-    ("engine_ns", "<i8", "when the worker sequenced the frame, ns since the epoch; never runs backwards"),
+    (
+        "engine_ns",
+        "<i8",
+        "when the worker sequenced the frame, ns since the epoch; never runs backwards. In an input ring: when it was written",
+    ),
     ("ingress_ns", "<i8", "when the router took the delivery, ns since the epoch"),
     ("position", "<i8", "input ring position just behind the frame"),
     ("first_event", "<i8", "event of the first command, for the answer to a duplicate"),

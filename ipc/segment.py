@@ -229,9 +229,11 @@ class Segment:
         return segment
 
     @classmethod
-    def attach(cls, name: str, layout: SegmentLayout) -> Self:
+    def attach(cls, name: str, layout: SegmentLayout, *, writable: bool = True) -> Self:
         """
         Map a segment that another process made, unknown to any resource tracker.
+
+        Whoever only watches says so: then no array can be written, by mistake either.
 
         Raises:
             SegmentMissing: There is none of that name.
@@ -239,11 +241,11 @@ class Segment:
         """
         path = _path(name)
         try:
-            with _opened(name) as file:
+            with _opened(name, os.O_RDWR if writable else os.O_RDONLY) as file:
                 size = os.fstat(file).st_size
                 if size < LINE_BYTES:
                     raise _mismatch(name, f"is {size} bytes long", f"at least {LINE_BYTES}")
-                mapping = _map(file, size)
+                mapping = _map(file, size, writable=writable)
         except FileNotFoundError as error:
             raise SegmentMissing(
                 f"segment {name} is missing: {path} must be made first, by the ringpit that owns it"
@@ -344,18 +346,19 @@ def _path(name: str) -> Path:
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[int]:
+def _opened(name: str, access: int = os.O_RDWR) -> Iterator[int]:
     """A file descriptor of the segment, closed at the end: a mapping needs none."""
-    file = os.open(SHARED_MEMORY / name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    file = os.open(SHARED_MEMORY / name, access | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         yield file
     finally:
         os.close(file)
 
 
-def _map(file: int, size: int) -> mmap.mmap:
+def _map(file: int, size: int, *, writable: bool = True) -> mmap.mmap:
     """Map the whole segment, every page at once instead of one fault at a time later."""
-    return mmap.mmap(file, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    return mmap.mmap(file, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=access)
 
 
 def _check(name: str, layout: SegmentLayout, mapping: mmap.mmap, size: int) -> None:

@@ -24,7 +24,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 import pika
 import psutil
 from confluent_kafka.admin import AdminClient
@@ -35,10 +34,11 @@ from ringpit.ipc.segment import Segment
 from ringpit.perf.harness import benchmark, positive
 from ringpit.perf.loop import broker_cpu_ns, run_loop
 from ringpit.shards.config import Config, load
-from ringpit.shards.demo import STAGES, demo_config, drained, standing
+from ringpit.shards.demo import demo_config, drained, stage_counts, standing
 from ringpit.shards.feeders import feed_rabbit, feed_ring
 from ringpit.shards.layout import Role
 from ringpit.shards.processes import endpoint_of, queue_of
+from ringpit.shards.stages import STAGES
 from ringpit.shards.supervisor import Supervisor
 
 SEED: Final = 7
@@ -153,12 +153,11 @@ def segment_of(exchange: Supervisor, role: Role, index: int) -> Segment:
 def outcome_of(exchange: Supervisor, orders_per_s: float, spent: dict[str, int]) -> Outcome:
     """Collect what the processes tell in shared memory."""
     publisher, router = (segment_of(exchange, role, 0) for role in (Role.PUBLISHER, Role.ROUTER))
-    workers = [segment_of(exchange, role, index) for role, index in exchange.children if role is Role.WORKER]
-    stages = {}
-    for name, _, region in STAGES:
-        segments = [publisher] if region == "whole_ns" else workers
-        counts = np.sum([one.region(region) for one in segments], axis=0)
-        stages[name.replace(" ", "_")] = histogram.summary(counts)
+    counts = stage_counts(exchange)
+    stages = {
+        stage.name.replace(" ", "_"): histogram.summary(each)
+        for stage, each in zip(STAGES, counts, strict=True)
+    }
     return Outcome(
         orders_per_s,
         publisher.load("reports"),

@@ -35,6 +35,7 @@ from ringpit.perf.snapshot import let_go, refuse
 from ringpit.perf.stage import creations, power_of_two_above
 from ringpit.shards import serve
 from ringpit.shards.flow import frames
+from ringpit.shards.marks import MARK_CELLS
 from ringpit.shards.worker import Replay
 from ringpit.wal.batch import HEADER
 from ringpit.wal.memory import MemoryLog
@@ -144,7 +145,7 @@ def journal_ns(records: np.ndarray) -> float:
         cells=nothing, router=nothing, publisher=nothing, board=nothing, queries=nothing, at=nothing, own=nothing,
         attached=nothing, inputs=inputs, input_markers=inputs.view(MARKER), journal=journal,
         journal_markers=journal.view(MARKER), tick=serve.tick_frame(), output=journal, events=nothing,
-        wait_ns=histogram.empty(), match_ns=histogram.empty(), clock=nothing, process_at=0,
+        wait_ns=histogram.empty(), match_ns=histogram.empty(), matched_marks=np.zeros(MARK_CELLS, np.int64), clock=nothing, process_at=0,
     )  # fmt: skip
     serve.journal_run(wires, 0, RUN, 0, 1)
     began_ns = time.perf_counter_ns()

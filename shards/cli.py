@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ringpit.shards import asking, logtool, timetravel
+from ringpit.shards import asking, latency, logtool, timetravel
 from ringpit.shards.doctor import doctor
 from ringpit.shards.exits import Exit
 
@@ -284,6 +284,7 @@ def schema() -> None:
 
 app.add_typer(asking.app)
 app.add_typer(logtool.app)
+app.add_typer(latency.app)
 app.command()(doctor)
 for command in sorted(entry_points(group="ringpit.commands"), key=lambda found: found.name):
     app.command(command.name)(command.load())  # what lies above this layer, such as `ringpit load`

@@ -27,20 +27,18 @@ from ringpit.ipc import histogram
 from ringpit.shards.config import Config
 from ringpit.shards.exits import Exit
 from ringpit.shards.feeders import feed_rabbit, feed_ring
+from ringpit.shards.latency_view import ALL, Part, verdict_of
 from ringpit.shards.layout import Role, State
 from ringpit.shards.readback import read_back
+from ringpit.shards.stages import STAGES
 from ringpit.shards.supervisor import Supervisor
+from ringpit.shards.watching import counts_of
 
 FOLDER_MARK: Final = "made-by-ringpit-demo"
 WATCH_SECONDS: Final = 0.1
 SETTLE_SECONDS: Final = 0.6  # by then every process, idle again, has shown what it cost
 NS_PER_US: Final = 1_000
-STAGES: Final = (
-    ("ring wait", "from the router taking a delivery to the worker taking its run", "wait_ns"),
-    ("match", "from the worker taking a run to the run being matched", "match_ns"),
-    ("durable", "from the worker taking a run to the log having it", "durable_ns"),
-    ("whole way", "from the router taking a delivery to its reports being released", "whole_ns"),
-)
+QUANTILES: Final = ("p50", "p99", "p99.9", "max")
 
 
 class Demo:
@@ -164,10 +162,8 @@ class Demo:
         workers = [child for (role, _), child in exchange.children.items() if role is Role.WORKER]
         routers = [child for (role, _), child in exchange.children.items() if role is Role.ROUTER]
         publisher = exchange.children[Role.PUBLISHER, 0].memory
-        stages = {}
-        for name, _, region in STAGES:
-            segments = [publisher] if region == "whole_ns" else [child.memory for child in workers]
-            stages[name] = histogram.summary(np.sum([segment.region(region) for segment in segments], axis=0))
+        counts = stage_counts(exchange)
+        stages = {stage.name: histogram.summary(each) for stage, each in zip(STAGES, counts, strict=True)}
         return {
             "seconds": seconds,
             "orders": self.orders,
@@ -177,6 +173,7 @@ class Demo:
             "resting": sum(child.memory.load("orders_resting") for child in workers),
             "log_bytes": sum(child.memory.load("log_bytes") for child in workers),
             "stages": stages,
+            "slowest": verdict_of(Part(ALL, counts), self.config.output.release),
             "cpu_ns": {name: ns - self._idle_ns[name] for name, ns in costs(exchange).items()}
             | {"feeder": int(feeder_cpu * 1e9)},
         }
@@ -219,15 +216,16 @@ class Demo:
         out.print(costs)
         pace = f"{self.rate:,.0f} orders/s" if self.rate else "full speed"
         stages = Table(title=f"Latency per stage at {pace}, microseconds", title_justify="left")
-        for heading in ("stage", "p50", "p99", "p99.9", "max"):
+        for heading in ("stage", *QUANTILES):
             stages.add_column(heading, justify="left" if heading == "stage" else "right")
-        for name, _, _ in STAGES:
-            summary = facts["stages"][name]
-            quantiles = (f"{summary[q] / NS_PER_US:,.1f}" for q in ("p50", "p99", "p99.9", "max"))
-            stages.add_row(name, *quantiles)
+        for stage in STAGES:
+            summary = facts["stages"][stage.name]
+            stages.add_row(stage.name, *(f"{summary[name] / NS_PER_US:,.1f}" for name in QUANTILES))
         out.print(stages)
-        for name, meaning, _ in STAGES:
-            out.print(f"  {name:<10} {meaning}")
+        legend = Table.grid(padding=(0, 2))
+        for stage in STAGES:
+            legend.add_row(f"  {stage.name}", f"{stage.start} -> {stage.end}")
+        out.print(legend, f"  {facts['slowest']['Sentence']}")
         if not self.rate:
             out.print("  At full speed every ring is full: these are queueing times. For latency: --rate 20000")
         out.print("Where it is:")
@@ -258,6 +256,14 @@ def costs(exchange: Supervisor) -> dict[str, int]:
         if child.role is Role.WORKER:
             spent["journal"] += child.memory.load("journal_cpu_ns")
     return spent
+
+
+def stage_counts(exchange: Supervisor) -> np.ndarray:
+    """The counts of every stage, all shards added up: int64 of stages x buckets."""
+    config = exchange.config.exchange
+    counts = counts_of(lambda role, index: exchange.children[role, index].memory, config.routers, config.shards)
+    total: np.ndarray = counts.sum(axis=0)
+    return total
 
 
 def standing(exchange: Supervisor) -> tuple[int, int, int, int]:

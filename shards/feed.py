@@ -3,6 +3,7 @@ The feed: from a shard's output ring to what a publisher sends.
 
     output ring ──releasable──> pick  ──> picks: the reports and trades not sent yet, in log order
                                 group ──> batches: the same picks, by account or by event
+                measure ──> how long the frames took, once their reports are confirmed
 
 Fast here because every report is read where the worker wrote it, by kernels that take thousands of reports a
 call. Slow when an account or event has few reports in a cycle: grouping then makes one message of each.
@@ -21,8 +22,9 @@ import numpy as np
 from ringpit.engine import index
 from ringpit.engine.codes import ReportKind
 from ringpit.engine.ladder import NIL
-from ringpit.ipc.histogram import record
+from ringpit.ipc import histogram
 from ringpit.shards.kernels import kernel
+from ringpit.shards.marks import MARK_CELLS, UNKNOWN_NS, passed_ns
 from ringpit.shards.mirror import FILL_TAKER, FRAME, LEVEL, book_of
 
 INDEX_MAX: Final = (1 << 31) - 1  # larger than the index of any report
@@ -54,6 +56,22 @@ class Progress(IntEnum):
     SEQ = 0
     INDEX = 1
     FRAME_NS = 2
+
+
+class Timing(NamedTuple):
+    """What `measure` reads and counts of a shard."""
+
+    matched_marks: np.ndarray  # worker: see marks.py
+    durable_marks: np.ndarray
+    publish_ns: np.ndarray  # publisher: histograms
+    whole_ns: np.ndarray
+    measured: np.ndarray  # int64 x 1: the seq of the last frame that was counted
+
+
+def no_timing() -> Timing:
+    """For whoever has no worker to ask, and no memory to show it in."""
+    marks = np.zeros(MARK_CELLS, np.int64)
+    return Timing(marks, marks.copy(), histogram.empty(), histogram.empty(), np.zeros(1, np.int64))
 
 
 class Batches(NamedTuple):
@@ -97,12 +115,10 @@ def releasable(slots, head, tail, durable_seq):
 
 
 @kernel
-def pick(picks, progress, m, slots, start, end, now_ns, latency):
+def pick(picks, progress, m, slots, start, end):
     """
     Choose what to send of the reports at positions [start, end): everything below LEVEL that was not picked
-    before (F4); with it engine time, book and addressee. Records each new frame's age in `latency`.
-
-    Answers in picks.counts. The ages are `now_ns` less the time at which the router took the delivery.
+    before (F4); with it engine time, book and addressee. Answers in picks.counts.
     """
     picked = 0
     traded = 0
@@ -124,7 +140,6 @@ def pick(picks, progress, m, slots, start, end, now_ns, latency):
         progress[Progress.SEQ] = seq
         progress[Progress.INDEX] = at
         if kind == FRAME:
-            record(latency, max(now_ns - slots[slot]["quantity"], 0))
             continue
         event = slots[slot]["event"]
         if book == NIL or event != event_before:
@@ -145,6 +160,30 @@ def pick(picks, progress, m, slots, start, end, now_ns, latency):
     picks.counts[PICKED] = picked
     picks.counts[TRADED] = traded
     picks.counts[REPEATED] = repeated
+
+
+@kernel
+def measure(timing, slots, start, end, now_ns, early):
+    """
+    Count how long the frames at positions [start, end) took that were not counted before: they are confirmed at `now_ns`.
+
+    Each counts for its records. Where a mark is forgotten or not made, publishing counts from the worker's taking it.
+    """
+    for position in range(start, end):
+        slot = position & (slots.shape[0] - 1)
+        seq = slots[slot]["seq"]
+        if slots[slot]["kind"] != FRAME or seq <= timing.measured[0]:
+            continue
+        timing.measured[0] = seq
+        count = slots[slot]["leaves"]
+        ready_ns = passed_ns(timing.matched_marks, seq)
+        if not early:
+            durable_ns = passed_ns(timing.durable_marks, seq)
+            ready_ns = max(ready_ns, durable_ns) if durable_ns != UNKNOWN_NS else UNKNOWN_NS
+        if ready_ns == UNKNOWN_NS:
+            ready_ns = slots[slot]["price"]
+        histogram.record_many(timing.publish_ns, now_ns - ready_ns, count)
+        histogram.record_many(timing.whole_ns, now_ns - slots[slot]["quantity"], count)
 
 
 @kernel

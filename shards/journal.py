@@ -33,13 +33,16 @@ from typing import Final
 
 import numpy as np
 
+from ringpit.engine.records import MARKER
+from ringpit.ipc import histogram
 from ringpit.ipc.atomics import store_cell
-from ringpit.ipc.histogram import record_many
 from ringpit.ipc.ring import published
 from ringpit.ipc.segment import Segment, SegmentMissing
 from ringpit.shards.exits import Exit
 from ringpit.shards.faults import Step, met
+from ringpit.shards.kernels import kernel
 from ringpit.shards.layout import Role
+from ringpit.shards.marks import mark
 from ringpit.shards.peers import Peers
 from ringpit.wal.errors import Fenced, LogError
 from ringpit.wal.log import Log
@@ -48,6 +51,20 @@ from ringpit.wal.writer import BatchWriter
 WAIT_SECONDS: Final = 0.0005  # longest wait for the log while records may gather
 # Shorter ones cost more of the processor than they save of the log's time.
 IDLE_NAPS: Final = (0.0002, 0.0005, 0.001)
+
+
+@kernel
+def record_cut(markers, start, count, cut_ns, waited):
+    """Count for each record of the frames at [start, start + count) how long it lay there. Returns their number."""
+    mask = markers.shape[0] - 1
+    records = 0
+    at = start
+    while at < start + count:
+        frame = int(markers[at & mask]["count"])
+        histogram.record_many(waited, cut_ns - markers[at & mask]["engine_ns"], frame)
+        records += frame
+        at += 1 + frame
+    return records
 
 
 class Followed:
@@ -166,8 +183,11 @@ class Journal:
         self._stopping = threading.Event()
         self._clean = False
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._markers = self._slots.view(MARKER)
+        self._journal_ns = segment.region("journal_ns")
         self._durable_ns = segment.region("durable_ns")
-        self._cut_at: list[tuple[int, int, int]] = []  # last seq, engine time, records of batches in flight
+        self._durable_marks = segment.region("durable_marks")
+        self._cut_at: list[tuple[int, int, int]] = []  # last seq, time, records of batches in flight
         self._beats = 0
 
     def start(self) -> None:
@@ -266,8 +286,9 @@ class Journal:
         if not taken:
             return False
         met(Step.CUT)
-        first = self._slots[self._cursor & (len(self._slots) - 1) :][:1].view(np.int64)
-        self._cut_at.append((self._writer.next_seq - 1, int(first[4]), taken))
+        cut_ns = time.time_ns()
+        records = record_cut(self._markers, self._cursor, taken, cut_ns, self._journal_ns)
+        self._cut_at.append((self._writer.next_seq - 1, cut_ns, records))
         self._cursor += taken
         self._log.append(batch)
         met(Step.APPENDED)
@@ -290,16 +311,19 @@ class Journal:
         if not self._writer.advance(self._log.poll(timeout_seconds)):
             return False
         met(Step.DURABLE)
+        now_ns = time.time_ns()
+        mark(
+            self._durable_marks, self._writer.durable_seq, now_ns
+        )  # before the publisher sees that it is durable
         durable_seq = self._tell_durable()
         if self._segment.load("first_durable_ns") == 0:
             self._segment.store("first_durable_ns", time.time_ns())
         log_position = self._segment.layout.index("log_position")
         store_cell(self._segment.cells, log_position, end)  # pairs with the follower's acquire
         self._durable_head = self._to_position + durable_seq + 1
-        now_ns = time.time_ns()
         while self._cut_at and self._cut_at[0][0] <= durable_seq:
-            _, engine_ns, records = self._cut_at.pop(0)
-            record_many(self._durable_ns, now_ns - engine_ns, records)
+            _, cut_ns, records = self._cut_at.pop(0)
+            histogram.record_many(self._durable_ns, now_ns - cut_ns, records)
         self._tell_cost()
         return True
 

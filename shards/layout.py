@@ -27,7 +27,9 @@ from ringpit.ipc.segment import Region, SegmentLayout
 from ringpit.shards.config import Config
 from ringpit.shards.ingress import INGRESS
 from ringpit.shards.lanes import ANSWER, CHUNK_BYTES, LANES, REQUEST, REQUESTS
+from ringpit.shards.marks import MARK_CELLS
 from ringpit.shards.mirror import mirror_regions
+from ringpit.shards.stages import regions_of
 
 POSITION_BITS: Final = 40
 CELL: Final = np.dtype("<i8")
@@ -127,8 +129,13 @@ def counts(config: Config) -> dict[Role, int]:
     }
 
 
+def histograms(role: Role, shards: int) -> tuple[Region, ...]:
+    """The histograms of the stages that a process counts."""
+    return tuple(Region(name, CELL, BUCKETS) for name in regions_of(role.label, shards))
+
+
 def router_layout(config: Config) -> SegmentLayout:
-    """A router's words and its input rings."""
+    """A router's words, its input rings and its histograms."""
     shards = range(config.exchange.shards)
     words = [
         "heartbeat",
@@ -145,14 +152,17 @@ def router_layout(config: Config) -> SegmentLayout:
     return SegmentLayout(
         "router",
         tuple(words),
-        tuple(Region(f"input.{shard}", COMMAND, config.rings.input_slots) for shard in shards),
+        (
+            *(Region(f"input.{shard}", COMMAND, config.rings.input_slots) for shard in shards),
+            *histograms(Role.ROUTER, len(shards)),
+        ),
         LAYOUT_VERSION,
     )
 
 
 def worker_layout(config: Config) -> SegmentLayout:
     """
-    A worker's or a follower's words, its journal and output rings, its events, its histograms and its answers.
+    A worker's or a follower's words, its journal and output rings, its events, its histograms, its marks (marks.py) and its answers.
 
     `followed_...` are what a worker tells its follower, `follows_...` what a follower tells its worker. From `frozen_ns`
     on: when a take-over reached each point, and how far behind the follower was; the last two are told of any start.
@@ -201,9 +211,9 @@ def worker_layout(config: Config) -> SegmentLayout:
             Region("journal", COMMAND, config.rings.journal_slots),
             Region("output", REPORT, config.rings.output_slots),
             Region("events", EVENT, config.limits.events),
-            Region("wait_ns", CELL, BUCKETS),
-            Region("match_ns", CELL, BUCKETS),
-            Region("durable_ns", CELL, BUCKETS),
+            *histograms(Role.WORKER, config.exchange.shards),
+            Region("matched_marks", CELL, MARK_CELLS),
+            Region("durable_marks", CELL, MARK_CELLS),
             Region("answers", ANSWER, LANES),
             Region("answer_bytes", BYTE, LANES * CHUNK_BYTES),
         ),
@@ -212,7 +222,7 @@ def worker_layout(config: Config) -> SegmentLayout:
 
 
 def publisher_layout(config: Config) -> SegmentLayout:
-    """The publisher's words, and for each shard its depth mirror."""
+    """The publisher's words, and for each shard its depth mirror and its histograms."""
     words = ["heartbeat", "state", "reports", "messages", "bytes", "cpu_ns"]
     regions = []
     for shard in range(config.exchange.shards):
@@ -221,9 +231,8 @@ def publisher_layout(config: Config) -> SegmentLayout:
             Region(f"{name}.{shard}", dtype, count)
             for name, dtype, count in mirror_regions(config.limits.limits())
         ]
-    return SegmentLayout(
-        "publisher", tuple(words), (*regions, Region("whole_ns", CELL, BUCKETS)), LAYOUT_VERSION
-    )
+    regions += histograms(Role.PUBLISHER, config.exchange.shards)
+    return SegmentLayout("publisher", tuple(words), tuple(regions), LAYOUT_VERSION)
 
 
 def ingress_layout(config: Config) -> SegmentLayout:

@@ -24,7 +24,7 @@ from ringpit.ipc.atomics import load_cell, store_cell
 from ringpit.ipc.ring import published, release
 from ringpit.shards import feed, render
 from ringpit.shards.faults import Step, met
-from ringpit.shards.feed import INDEX_MAX, Progress
+from ringpit.shards.feed import INDEX_MAX, Progress, Timing
 from ringpit.shards.layout import first_position
 from ringpit.shards.mirror import Mirror, MirrorCell, frame_ns_at, rebuild, remember_frame_ns
 from ringpit.shards.sinks import Token
@@ -48,6 +48,7 @@ class ShardViews(NamedTuple):
     head: Word  # publisher: what is confirmed
     confirmed_seq: Word  # publisher: every report up to it is confirmed
     mirror: Mirror  # publisher: its depth mirror
+    timing: Timing  # what the way of its frames is measured by
     leads: Word | None = None  # board: the incarnation that leads the shard; None: this one, always
 
 
@@ -110,10 +111,13 @@ class Output:
         """True if everything published was taken."""
         return bool(self.position == published(*self.views.tail))
 
-    def confirm(self, token: Token) -> None:
+    def confirm(self, token: Token, now_ns: int) -> None:
         """Everything before a token of this ring is safe: free its slots. Tokens of earlier rings do nothing."""
         if token.position < first_position(self.views.incarnation):
             return
+        views = self.views
+        head = views.head.cells[views.head.index]  # plain: only this process writes it
+        feed.measure(views.timing, views.slots, head, token.position, now_ns, self.early)
         self.tokens -= 1
         remember_frame_ns(self.views.mirror, token.position, token.frame_ns)
         release(*self.views.head, token.position)  # pairs with the worker's `free_room`

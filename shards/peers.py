@@ -41,10 +41,13 @@ class Peers:
     Raises SegmentMissing or SegmentMismatch, from the constructor and from `attach`, with the remedy.
     """
 
-    def __init__(self, config: Config) -> None:
-        """Attach the board."""
+    def __init__(self, config: Config, *, writable: bool = True) -> None:
+        """Attach the board; whoever only watches attaches nothing writable."""
         self._config = config
-        self.board = Segment.attach(segment_name(config, "board", 0, 0), board_layout(config))
+        self._writable = writable
+        self.board = Segment.attach(
+            segment_name(config, "board", 0, 0), board_layout(config), writable=writable
+        )
         self._layouts = {role: layout(config) for role, layout in LAYOUTS.items()}
         self._attached: dict[tuple[Role, int], Segment] = {}
 
@@ -74,7 +77,7 @@ class Peers:
                 raise SegmentMissing(f"there is no {role.label} {index} now: the board names none")
             name = segment_name(self._config, role.memory, index, incarnation)
             try:
-                segment = Segment.attach(name, self._layouts[role])
+                segment = Segment.attach(name, self._layouts[role], writable=self._writable)
             except SegmentMissing:  # it has been replaced between our two looks, or is not there yet
                 if time.monotonic() > deadline:
                     raise

@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from ringpit.engine.kernels import kernel  # noqa: F401 - chooses numba's cache before any kernel is defined
 from ringpit.engine.state import StateTooLarge
 from ringpit.ipc.idle import SPINS_MAX, YIELDS_MAX, Idle
@@ -31,6 +33,7 @@ from ringpit.shards.config import Config, ConfigError
 from ringpit.shards.directory import Directory
 from ringpit.shards.exits import Exit
 from ringpit.shards.faults import VARIABLE, arm_from
+from ringpit.shards.feed import Timing
 from ringpit.shards.follower import FellBehind, Follower
 from ringpit.shards.ingress import Cell, IngressIntake
 from ringpit.shards.intake import Intake, RabbitIntake
@@ -363,6 +366,13 @@ def views_of(config: Config, shard: int, own: Segment, worker: Segment, board: S
         head=word(own, f"output_head.{shard}"),
         confirmed_seq=word(own, f"confirmed_seq.{shard}"),
         mirror=mirror_of(config, own, shard),
+        timing=Timing(
+            worker.region("matched_marks"),
+            worker.region("durable_marks"),
+            own.region(f"publish_ns.{shard}"),
+            own.region(f"whole_ns.{shard}"),
+            np.array([own.load(f"confirmed_seq.{shard}")]),
+        ),
         leads=word(board, f"worker.{shard}.incarnation"),
     )
 
@@ -383,7 +393,6 @@ def run_publisher(config: Config, index: int, incarnation: int, say: Callable[[s
             depth=output.depth,
             cycle_reports=ADDRESSED_CYCLE_REPORTS if sink.addressed else Settings.cycle_reports,
         ),
-        latency=segment.region("whole_ns"),
     )
     idle = Idle(config.wait.mode, skipped=SPINS_MAX + YIELDS_MAX + 6)  # the first nap: 64 microseconds
     seen = [0] * config.exchange.shards

@@ -26,7 +26,6 @@ from typing import Final
 import numpy as np
 
 from ringpit.engine.limits import INT64_MAX
-from ringpit.ipc import histogram
 from ringpit.shards import feed, mirror, quotes, render
 from ringpit.shards.faults import Step, met
 from ringpit.shards.feed import Progress
@@ -92,7 +91,6 @@ class Publisher:
     Args:
         sink: Where it goes.
         settings: How.
-        latency: Histogram counts (ipc.histogram) of the time from a delivery's arrival to its reports' release.
         counters: int64 cells by `Count`, for whoever watches.
 
     Shards are added, and after a worker's restart replaced, by `attach_shard`.
@@ -103,17 +101,16 @@ class Publisher:
         sink: Sink,
         settings: Settings,
         *,
-        latency: np.ndarray | None = None,
         counters: np.ndarray | None = None,
     ) -> None:
         self.sink = sink
         self.settings = settings
-        self.latency = histogram.empty() if latency is None else latency
         self.counters = np.zeros(len(Count), np.int64) if counters is None else counters
         self._outputs: dict[int, Output] = {}
         self._pending: deque[Token] = deque()
         self._barriers = 0
         self._quotes_due_ns = 0
+        self._now_ns = 0  # as the last step was told
         cycle = settings.cycle_reports
         self._picks = feed.allocate_picks(cycle)
         self._batches = feed.allocate_batches(cycle)
@@ -156,11 +153,12 @@ class Publisher:
             SinkFailed: Output cannot go on.
             RuntimeError: A ring holds something that cannot be; nothing behind it was sent.
         """
+        self._now_ns = now_ns
         work_count = self._confirm()
         if self.sink.ready():
             for output in self._outputs.values():
                 if self.sink.ready():
-                    work_count += self._send(output, now_ns)
+                    work_count += self._send(output)
             if now_ns >= self._quotes_due_ns:
                 self._quotes_due_ns = now_ns + self.settings.books_interval_ms * NS_PER_MS
                 work_count += self._send_quotes()
@@ -177,7 +175,7 @@ class Publisher:
         self._confirm()
         return flushed and not self._pending
 
-    def _send(self, output: Output, now_ns: int) -> int:
+    def _send(self, output: Output) -> int:
         """Send the next cycle of one shard and ask for a barrier; the reports taken from its ring."""
         start = output.position
         end, complete_seq = output.next_cycle(self.settings.cycle_reports)
@@ -186,7 +184,7 @@ class Publisher:
                 output.confirm_seq(complete_seq)
             return 0
         met(Step.RELEASED)
-        self._send_range(output, start, end, now_ns)
+        self._send_range(output, start, end)
         met(Step.SENT)
         output.position = end
         output.tokens += 1
@@ -197,7 +195,7 @@ class Publisher:
         self.sink.barrier(token)
         return end - start
 
-    def _send_range(self, output: Output, start: int, end: int, now_ns: int) -> None:
+    def _send_range(self, output: Output, start: int, end: int) -> None:
         """Mirror, pick, render and hand over the reports at positions [start, end)."""
         picks, views = self._picks, output.views
         reached = mirror.apply(views.mirror, views.slots, start, end)
@@ -206,7 +204,7 @@ class Publisher:
                 f"shard {output.shard} reports a level outside the depth mirror, at output position {reached}: "
                 f"{output.report_at(reached)}; run worker and publisher with the same [limits]"
             )
-        feed.pick(picks, output.progress, views.mirror, views.slots, start, end, now_ns, self.latency)
+        feed.pick(picks, output.progress, views.mirror, views.slots, start, end)
         picked, traded, repeated = picks.counts.tolist()
         self._send_picks(output, self._all, picks.key, picked, self.sink.reports, trades=False)
         self._send_picks(output, picks.trades, picks.trade_key, traded, self.sink.trades, trades=True)
@@ -313,6 +311,6 @@ class Publisher:
         while self._pending and self._pending[0].number <= newest.number:
             token = self._pending.popleft()
             met(Step.CONFIRMED)
-            self._outputs[token.shard].confirm(token)
+            self._outputs[token.shard].confirm(token, self._now_ns)
             confirmed += 1
         return confirmed

@@ -24,6 +24,7 @@ from ringpit.engine.limits import Limits
 from ringpit.engine.machine import process
 from ringpit.engine.records import COMMAND, MARKER, REPORT
 from ringpit.engine.tables import Tables, allocate
+from ringpit.shards.feed import no_timing
 from ringpit.shards.messages import MalformedMessage, decode, to_commands
 from ringpit.shards.mirror import allocate_mirror
 from ringpit.shards.output import ShardViews, Word
@@ -77,6 +78,7 @@ class Replay:
                 head=words[HEAD],
                 confirmed_seq=words[CONFIRMED],
                 mirror=allocate_mirror(limits),
+                timing=no_timing(),
             ),
         )
         for image in images(self._tables, seq):  # the publisher learns the books that are open already

@@ -33,6 +33,7 @@ import numpy as np
 
 from ringpit.engine.codes import CommandKind, Reason, SelfTrade
 from ringpit.engine.records import MARKER
+from ringpit.ipc import histogram
 from ringpit.ipc.atomics import load_cell, store_cell
 from ringpit.ipc.segment import Segment
 from ringpit.shards.delivery import Delivery, Intake
@@ -55,6 +56,7 @@ class Line(NamedTuple):
     shard: int
     slots: np.ndarray  # COMMAND, our own segment
     markers: np.ndarray  # the same as MARKER
+    ingress_ns: np.ndarray  # histogram, our own segment
     tail: int  # index of our own words
     base: int
     peer: int
@@ -69,8 +71,12 @@ class Pending(NamedTuple):
 
 
 @kernel
-def write_frame(slots, markers, tail, facts, commands, shard_of, shard, count):
-    """Write a marker and the shard's commands into free slots from `tail` on. The caller has seen the room."""
+def write_frame(slots, markers, tail, facts, commands, shard_of, shard, count, ingress_ns):
+    """
+    Write a marker and the shard's commands into free slots from `tail` on. The caller has seen the room.
+
+    Until the worker writes its own, the marker's engine time is that of the writing: where its ring wait begins.
+    """
     mask = slots.shape[0] - 1
     slot = tail & mask
     markers[slot]["kind"] = CommandKind.MARKER
@@ -80,7 +86,7 @@ def write_frame(slots, markers, tail, facts, commands, shard_of, shard, count):
     markers[slot]["key_low"] = facts[1]
     markers[slot]["key_high"] = facts[2]
     markers[slot]["body_hash"] = facts[3]
-    markers[slot]["engine_ns"] = 0
+    markers[slot]["engine_ns"] = facts[5]
     markers[slot]["ingress_ns"] = facts[4]
     markers[slot]["position"] = tail + 1 + count
     position = tail + 1
@@ -89,6 +95,7 @@ def write_frame(slots, markers, tail, facts, commands, shard_of, shard, count):
             slots[position & mask] = commands[i]
             position += 1
     markers[slot]["first_event"] = slots[(tail + 1) & mask]["event"]
+    histogram.record_many(ingress_ns, facts[5] - facts[4], count)
 
 
 def body_hash(body: bytes | memoryview) -> int:
@@ -137,7 +144,9 @@ class Router:
         for shard in range(shards):
             slots = segment.region(f"input.{shard}")
             words = (layout.index(f"{word}.{shard}") for word in ("input_tail", "input_base", "input_peer"))
-            self._lines.append(Line(shard, slots, slots.view(MARKER), *words))
+            self._lines.append(
+                Line(shard, slots, slots.view(MARKER), segment.region(f"ingress_ns.{shard}"), *words)
+            )
         self._tails = [first_position] * shards
         self._heads = [0] * shards  # as last seen
         self._durable = [0] * shards  # as last seen
@@ -148,10 +157,11 @@ class Router:
         self._pending: deque[Pending] = deque()
         self._dead_settled: set[int] = set()
         self._waiting: deque[Delivery] = deque()
+        self._taken_ns: deque[int] = deque()  # when each of them came
         self._generation = intake.generation
         self._shard_of = np.zeros(1, np.int64)
         self._counts = np.zeros(shards, np.int64)
-        self._facts = np.zeros(5, np.int64)
+        self._facts = np.zeros(6, np.int64)
         self._beats = 0
         self._paused = False
         self._stuck = False  # a ring had no room: polling at once would only take the core from who empties it
@@ -234,8 +244,9 @@ class Router:
         arrived = self._intake.poll(0.0 if busy else timeout_seconds)
         if self._intake.generation != self._generation:
             self._forget()
-        if not self._draining:
+        if arrived and not self._draining:
             self._waiting.extend(arrived)
+            self._taken_ns.extend([time.time_ns()] * len(arrived))
         dealt = self._deal_waiting() if ready else 0
         self._tell()
         return acknowledged + dealt
@@ -244,6 +255,7 @@ class Router:
         """Take nothing more in; what is pending is still acknowledged."""
         self._draining = True
         self._waiting.clear()
+        self._taken_ns.clear()
         self._press_back(ready=False)
 
     def close(self) -> None:
@@ -267,6 +279,7 @@ class Router:
             self.deliveries -= not pending.dead
         self._pending.clear()
         self._waiting.clear()
+        self._taken_ns.clear()
         self._dead_settled.clear()
 
     def _acknowledge(self) -> int:
@@ -305,13 +318,14 @@ class Router:
         for dealt in range(DEALT_PER_STEP_MAX):
             if not self._waiting:
                 return dealt
-            if not self._deal(self._waiting[0]):
+            if not self._deal(self._waiting[0], self._taken_ns[0]):
                 self._stuck = True
                 return dealt
             self._waiting.popleft()
+            self._taken_ns.popleft()
         return DEALT_PER_STEP_MAX
 
-    def _deal(self, delivery: Delivery) -> bool:
+    def _deal(self, delivery: Delivery, taken_ns: int) -> bool:
         """Deal one delivery to its shards; False, and nothing is changed, if a ring has no room for it."""
         try:
             commands = self._commands(delivery)
@@ -329,12 +343,22 @@ class Router:
         if not all(self._has_room(shard, number + 1) for shard, number in touched):
             return False
         met(Step.TAKEN)
-        self._facts[:] = (self.index, *delivery.key, body_hash(delivery.body), time.time_ns())
+        self._facts[:] = (self.index, *delivery.key, body_hash(delivery.body), taken_ns, time.time_ns())
         positions = []
         for shard, number in touched:
             line = self._lines[shard]
             tail = self._tails[shard]
-            write_frame(line.slots, line.markers, tail, self._facts, commands, self._shard_of, shard, number)
+            write_frame(
+                line.slots,
+                line.markers,
+                tail,
+                self._facts,
+                commands,
+                self._shard_of,
+                shard,
+                number,
+                line.ingress_ns,
+            )
             tail += number + 1
             self._tails[shard] = tail
             store_cell(self._segment.cells, line.tail, tail)  # pairs with the worker's acquire

@@ -45,6 +45,7 @@ from ringpit.ipc.histogram import record_many
 from ringpit.ipc.idle import idle_step
 from ringpit.ipc.ring import free_room, publish_freezable, published, release
 from ringpit.shards.faults import Step
+from ringpit.shards.marks import mark
 from ringpit.wal.frames import NO_ROUTER
 
 RING_FROZEN: Final = -1  # what a step answers: another process has frozen our rings
@@ -88,7 +89,7 @@ class Own(IntEnum):
     MODE = auto()  # waiting policy
     PATIENCE = auto()  # idle polls after which Python gets a turn
     TAKEN_NS = auto()  # when the run in hand was taken
-    TAKEN = auto()  # records of it
+    TAKEN = auto()  # records of it, without markers
     BELL = auto()  # the clients' bell as it was when Python last looked what they ask
     STEP = auto()  # most records matched at once
     WAKE_NS = auto()  # engine time from which on Python wants a turn between two runs; 0: never
@@ -128,6 +129,7 @@ class Wires(NamedTuple):
     events: np.ndarray  # EVENT
     wait_ns: np.ndarray  # histograms, int64
     match_ns: np.ndarray
+    matched_marks: np.ndarray  # int64, see marks.py
     clock: np.ndarray  # int64 x 1: the time in a simulation; 0: the machine's
     process_at: int  # address of the engine's `process`, see through.py
 
@@ -178,23 +180,30 @@ def run_length(markers, head, tail):
 
 @njit(cache=True, nogil=True, _nrt=False)
 def journal_run(w, head, count, tail, now_ns):
-    """Copy a run into the journal ring behind `tail` and stamp its markers."""
+    """Copy a run into the journal ring behind `tail` and stamp its markers. Returns its records without markers."""
     input_mask = w.inputs.shape[0] - 1
     journal_mask = w.journal.shape[0] - 1
     i = 0
+    records = 0
     while i < count:
         frame = 1 + w.input_markers[(head + i) & input_mask]["count"]
         for j in range(i, i + frame):
             w.journal[(tail + j) & journal_mask] = w.inputs[(head + j) & input_mask]
         w.journal_markers[(tail + i) & journal_mask]["engine_ns"] = now_ns
-        waited_ns = now_ns - w.input_markers[(head + i) & input_mask]["ingress_ns"]
+        waited_ns = now_ns - w.input_markers[(head + i) & input_mask]["engine_ns"]  # as the router wrote it
         record_many(w.wait_ns, waited_ns, frame - 1)
+        records += frame - 1
         i += frame
+    return records
 
 
 @njit(cache=True, nogil=True, _nrt=False)
-def publish_run(w, count, input_end, now_ns):
-    """Give the journal what was written behind the last run, and take it in hand. Returns 1, or RING_FROZEN or BROKEN_OFF."""
+def publish_run(w, count, records, input_end, now_ns):
+    """
+    Give the journal what was written behind the last run, and take it in hand. Returns 1, or RING_FROZEN or BROKEN_OFF.
+
+    Of its `count` slots `records` hold no marker.
+    """
     journal_tail = w.own[Own.RUN_END]
     if met(w, Step.COPIED):
         return BROKEN_OFF
@@ -204,7 +213,7 @@ def publish_run(w, count, input_end, now_ns):
     w.own[Own.RUN_END] = journal_tail + count
     w.own[Own.INPUT_END] = input_end
     w.own[Own.TAKEN_NS] = now_ns
-    w.own[Own.TAKEN] = count
+    w.own[Own.TAKEN] = records
     store_release(w.cells, w.at[At.IN_HAND_SEQ], w.own[Own.SEQ] + count - 1)  # for whoever finds us dead
     return BROKEN_OFF if met(w, Step.JOURNALED) else 1
 
@@ -230,7 +239,7 @@ def take_tick(t, w, clock):
     w.journal_markers[journal_tail & mask]["engine_ns"] = now_ns
     w.journal_markers[journal_tail & mask]["ingress_ns"] = now_ns
     w.journal_markers[journal_tail & mask]["position"] = head
-    return publish_run(w, count, head, now_ns)
+    return publish_run(w, count, count - 1, head, now_ns)
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -245,8 +254,8 @@ def take_run(w, last_ns):
     if free_room(journal_tail, w.cells, w.at[At.JOURNAL_HEAD], w.journal.shape[0]) < count:
         return 0
     now_ns = max(time_of(w), last_ns)
-    journal_run(w, head, count, journal_tail, now_ns)
-    return publish_run(w, count, head + count, now_ns)
+    records = journal_run(w, head, count, journal_tail, now_ns)
+    return publish_run(w, count, records, head + count, now_ns)
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -297,6 +306,10 @@ def match_run(t, w):
     store_release(w.cells, w.at[At.TRYING_SEQ], 0)
     w.own[Own.SEQ] += reached - at
     w.own[Own.RUN_AT] = reached
+    if reached == w.own[Own.RUN_END]:
+        matched_ns = time_of(w)
+        record_many(w.match_ns, matched_ns - w.own[Own.TAKEN_NS], w.own[Own.TAKEN])
+        mark(w.matched_marks, w.own[Own.SEQ] - 1, matched_ns)  # before the publisher sees the reports
     if written != out:
         if met(w, Step.REPORTED):
             return BROKEN_OFF
@@ -308,7 +321,6 @@ def match_run(t, w):
     if met(w, Step.PUBLISHED):
         return BROKEN_OFF
     if reached == w.own[Own.RUN_END]:
-        record_many(w.match_ns, time_of(w) - w.own[Own.TAKEN_NS], w.own[Own.TAKEN])
         tell_events(
             t, w
         )  # before the run counts as matched: whoever follows us shows no event later than we do

@@ -63,6 +63,7 @@ from ringpit.shards.peers import LAYOUTS
 from ringpit.shards.pinning import memory_near, node_of, nodes_count, pinned
 from ringpit.shards.processes import endpoint_of, kafka_settings, run_role
 from ringpit.shards.progress import StartProgress
+from ringpit.shards.stages import STAGES
 from ringpit.shards.topology import at, established, path_of, read, resolved
 from ringpit.wal.errors import LogUnavailable
 from ringpit.wal.kafka import partitions_of
@@ -76,10 +77,13 @@ LONG_LIFE_SECONDS: Final = 10.0  # who lived that long dies for a new reason
 KILL_GRACE_SECONDS: Final = 5.0
 AWAKE_SECONDS: Final = 1.0  # two looks that are further apart: it was we who slept
 TAKE_OVER_SECONDS: Final = 2.0  # a follower that has not taken over by then is no help
+STEMS: Final = {  # of the histograms that each role counts
+    role: tuple(stage.region for stage in STAGES if stage.process == role.label) for role in Role
+}
 INHERITED: Final = {  # words and regions that a successor goes on with
     Role.FOLLOWER: (),
-    Role.ROUTER: ("ingress_head",),
-    Role.WORKER: (),
+    Role.ROUTER: ("ingress_head", *STEMS[Role.ROUTER]),
+    Role.WORKER: STEMS[Role.WORKER],
     Role.PUBLISHER: (
         "output_head",
         "confirmed_seq",
@@ -89,7 +93,7 @@ INHERITED: Final = {  # words and regions that a successor goes on with
         "event_index",
         "dirty",
         "cells",
-        "whole_ns",
+        *STEMS[Role.PUBLISHER],
     ),
 }
 

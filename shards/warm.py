@@ -27,9 +27,12 @@ from ringpit.ipc.ring import freeze, publish_freezable, published
 from ringpit.shards import packed, router, serve
 from ringpit.shards.answers import MAKERS
 from ringpit.shards.directory import Directory, deal
+from ringpit.shards.feed import no_timing
 from ringpit.shards.follow import Behind, Leader, Over, copy_run, follow
+from ringpit.shards.journal import record_cut
 from ringpit.shards.lanes import REQUEST
 from ringpit.shards.layout import EVENT
+from ringpit.shards.marks import MARK_CELLS, mark
 from ringpit.shards.mirror import allocate_mirror
 from ringpit.shards.output import ShardViews, Word
 from ringpit.shards.publisher import Publisher, Settings
@@ -84,12 +87,12 @@ def warm_router(commands: np.ndarray) -> np.ndarray:
     directory = Directory(1, 4, {1: 0})
     directory.place()
     slots = np.zeros(SLOTS, COMMAND)
-    shard_of, counts, facts = np.zeros(2, np.int64), np.zeros(1, np.int64), np.ones(5, np.int64)
+    shard_of, counts, facts = np.zeros(2, np.int64), np.zeros(1, np.int64), np.ones(6, np.int64)
     facts[0] = 0
     for form in (packed.view(packed.encode(commands)), commands):  # read-only from a body, writable from JSON
         packed.check(form, len(form))
         deal(directory.homes, form, len(form), shard_of, counts)
-        router.write_frame(slots, slots.view(MARKER), 0, facts, form, shard_of, 0, 2)
+        router.write_frame(slots, slots.view(MARKER), 0, facts, form, shard_of, 0, 2, histogram.empty())
     return slots
 
 
@@ -121,6 +124,7 @@ def warm_worker(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         events=np.zeros(SMALL.events, EVENT),
         wait_ns=histogram.empty(),
         match_ns=histogram.empty(),
+        matched_marks=np.zeros(MARK_CELLS, np.int64),
         clock=np.zeros(1, np.int64),
         process_at=address_of_process(exchange.tables, journal, journal.view(MARKER), output),
     )
@@ -156,9 +160,16 @@ def warm_journal(journal: np.ndarray) -> None:
     writer = BatchWriter(recover(log, 0, 1, 1, lambda _header, _records: None))
     batch, _ = writer.cut(journal[:3], journal[:0], confirmed_seq=0)
     log.append(batch)
-    histogram.record_many(histogram.empty(), 1, 1)
+    warm_times(journal)
     again = MemoryLog(log.batches)
     recover(again, 0, 1, 2, lambda _header, _records: None)
+
+
+def warm_times(journal: np.ndarray) -> None:
+    """What the journal thread counts of a batch."""
+    histogram.record_many(histogram.empty(), 1, 1)
+    record_cut(journal.view(MARKER), 0, 3, 1, histogram.empty())
+    mark(np.zeros(MARK_CELLS, np.int64), 1, 1)
 
 
 def warm_publisher(cells: np.ndarray, output: np.ndarray) -> None:
@@ -177,6 +188,7 @@ def warm_publisher(cells: np.ndarray, output: np.ndarray) -> None:
             head=Word(words, 3),
             confirmed_seq=Word(words, 4),
             mirror=allocate_mirror(SMALL),
+            timing=no_timing(),
         )
         publisher = Publisher(NoSink(), Settings(encoding=encoding))
         publisher.attach_shard(0, views)
@@ -196,6 +208,7 @@ def compile_edge() -> None:
     cells = np.zeros(2 * len(serve.At), np.int64)
     cells[int(serve.At.OUTPUT_TAIL) * 2] = 1
     warm_publisher(cells, output)
+    warm_times(np.zeros(SLOTS, COMMAND))
     warm_state(Exchange(SMALL, market_data=True))
 
 

@@ -491,6 +491,7 @@ class Worker:
             events=self.segment.region("events"),
             wait_ns=self.segment.region("wait_ns"),
             match_ns=self.segment.region("match_ns"),
+            matched_marks=self.segment.region("matched_marks"),
             clock=self._clock,
             process_at=self._process_at,
         )

@@ -23,6 +23,8 @@ THIRD_PARTIES = {
     "wal": {"numpy", "numba", "google_crc32c", "confluent_kafka"},
 }
 THIRD_PARTIES["shards"] = set().union(*THIRD_PARTIES.values()) | {
+    "hdrh",
+    "matplotlib",
     "msgspec",
     "pika",
     "psutil",

@@ -100,6 +100,19 @@ def test_two_mappings_see_the_same_memory(segment_name):
         attached.close()
 
 
+def test_a_watcher_sees_everything_and_can_write_nothing(segment_name):
+    """Mapped to be read: words and regions are followed as they change, and a store into them is refused."""
+    with Segment.create(segment_name, LAYOUT) as made:
+        watched = Segment.attach(segment_name, LAYOUT, writable=False)
+        made.store("state", 7)
+        made.region("points")["x"][299] = 9
+        assert (7, 9) == (watched.load("state"), watched.region("points")["x"][299])
+        for array in (watched.cells, watched.region("points"), watched.region("bits")):
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = array[0]
+        watched.close()
+
+
 def test_a_new_segment_is_all_zeros_and_takes_its_whole_size_at_once(segment_name):
     """Every page is reserved when the segment is made, so that a full /dev/shm cannot kill a writer later."""
     with Segment.create(segment_name, LAYOUT) as made:

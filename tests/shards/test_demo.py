@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from ringpit.ipc import histogram
 from ringpit.ipc.segment import Segment
 from ringpit.shards.config import Config
-from ringpit.shards.demo import FOLDER_MARK, STAGES, Demo, costs, demo_config, drained, prepare_folder, standing
+from ringpit.shards.demo import FOLDER_MARK, Demo, costs, demo_config, drained, prepare_folder, standing
 from ringpit.shards.layout import (
     Role,
     State,
@@ -21,6 +21,7 @@ from ringpit.shards.layout import (
     segment_name,
     worker_layout,
 )
+from ringpit.shards.stages import STAGES
 from ringpit.shards.supervisor import Child
 
 LAYOUTS = {Role.ROUTER: router_layout, Role.WORKER: worker_layout, Role.PUBLISHER: publisher_layout}
@@ -49,7 +50,7 @@ def exchange(config):
                 segment = stack.enter_context(Segment.create(name, LAYOUTS[role](config), 1))
                 segment.store("state", State.RUNNING)
                 children[role, index] = Child(role, index, incarnation=1, segment=segment)
-        yield SimpleNamespace(children=children)
+        yield SimpleNamespace(children=children, config=config)
 
 
 def demo_of(config, **changes):
@@ -173,8 +174,10 @@ def test_the_table_says_what_the_processes_say(config, exchange, capsys):
         worker.store("journal_cpu_ns", 1_000_000)
         worker.store("log_bytes", 3_000_000)
         worker.store("orders_resting", 17)
-        for region in ("wait_ns", "match_ns", "durable_ns"):
+        for region in ("wait_ns", "match_ns", "journal_ns", "durable_ns"):
             histogram.record(worker.region(region), 5_000 * (1 + shard))
+        for region, way_ns in (("publish_ns", 50_000), ("whole_ns", 70_000)):
+            histogram.record(exchange.children[Role.PUBLISHER, 0].memory.region(f"{region}.{shard}"), way_ns)
     exchange.children[Role.ROUTER, 0].memory.store("deliveries", 21)
     exchange.children[Role.PUBLISHER, 0].memory.store("reports", 4_321)
     exchange.children[Role.WORKER, 1].restarts = 1
@@ -202,9 +205,10 @@ def test_the_table_says_what_the_processes_say(config, exchange, capsys):
             f"{name}: {value} is not in\n{told}"
         )
     assert re.search(r"│ +1,000 │ +5,000 │ +1,000 │ +4,000 │ +2,000 │", told), told
-    for name, _, _ in STAGES:
-        assert name in told
+    for stage in STAGES:
+        assert f"  {stage.name:<11}{' '.join(stage.start.split()[:4])}" in told
     assert re.search(r"match +│ +5\.\d │ +1\d\.\d │", told), told
+    assert "slowest stage: publish, 72% of the whole way at p50 (50.2 us of 70.1 us)" in " ".join(told.split())
 
 
 def test_with_a_rate_the_table_says_so(config, exchange, capsys):

@@ -11,7 +11,6 @@ from ringpit.engine import Limits, ReportKind
 from ringpit.engine.codes import CommandKind
 from ringpit.engine.limits import FRAME_COMMANDS_MAX
 from ringpit.engine.records import REPORT
-from ringpit.ipc import histogram
 from ringpit.shards import feed, mirror, packed, quotes, render
 from ringpit.shards.messages import decode, to_commands
 from ringpit.shards.prices import spec_of_records
@@ -65,9 +64,7 @@ def sent(ring, reports, depth_mirror, encoding):
     """What a subscriber gets of them."""
     end = int(ring.tail.cells[0])
     picks, batches = feed.allocate_picks(len(reports)), feed.allocate_batches(len(reports))
-    feed.pick(
-        picks, np.zeros(3, np.int64), depth_mirror, ring.slots, end - len(reports), end, 1, histogram.empty()
-    )
+    feed.pick(picks, np.zeros(3, np.int64), depth_mirror, ring.slots, end - len(reports), end)
     script, words = render.make_script(0, 1), render.words_of(ring.slots)
     lines = np.zeros(len(reports) * render.line_bytes_max(script) + SLACK_BYTES, np.uint8)
     records, ends = np.zeros((len(reports), render.WORDS), np.int64), np.zeros(len(reports), np.int64)

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 
 from ringpit.engine import ReportKind
 from ringpit.engine.records import REPORT
-from ringpit.ipc import histogram
+from ringpit.ipc.histogram import bucket_end_ns
 from ringpit.shards import feed
 from ringpit.shards.flow import flow, frames
+from ringpit.shards.marks import mark
 from ringpit.shards.mirror import allocate_mirror, apply, book_of
 from ringpit.testing.outputs import SMALL, OutputRing
 
@@ -61,12 +62,11 @@ def test_picks_are_what_was_not_sent(seed, cut, back):
     apply(mirror, ring.slots, start, end)
     picks = feed.allocate_picks(len(reports))
     progress = np.zeros(3, np.int64)
-    ages = histogram.empty()
     found = []
     trades = []
     repeated = 0
     for begin, stop in ((start, middle), (middle - int(back * (middle - start)), end)):
-        feed.pick(picks, progress, mirror, ring.slots, begin, stop, 100_000, ages)
+        feed.pick(picks, progress, mirror, ring.slots, begin, stop)
         count, traded, again = picks.counts.tolist()
         repeated += again
         found += zip(*(column[:count].tolist() for column in picks[:6]), strict=True)
@@ -86,18 +86,55 @@ def test_picks_are_what_was_not_sent(seed, cut, back):
     assert expected == found
     fills = reports[reports["kind"] == ReportKind.FILL_TAKER]
     assert fills[["seq", "index", "event"]].tolist() == trades
-    assert (reports["kind"] == ReportKind.FRAME).sum() == ages.sum()
     overlap = reports["kind"][middle - int(back * (middle - start)) - start : middle - start]
     assert (overlap < ReportKind.LEVEL).sum() == repeated
 
 
-@pytest.mark.parametrize("ingress_ns", [1_000, 9_000])
-def test_age_of_a_frame_is_never_negative(ingress_ns):
-    """A frame's age is the time since it came in, 0 if clocks disagree."""
-    slots = np.zeros(1, REPORT)
-    slots["kind"], slots["seq"], slots["quantity"] = ReportKind.FRAME, 1, ingress_ns
-    ages = histogram.empty()
-    feed.pick(feed.allocate_picks(1), np.zeros(3, np.int64), allocate_mirror(SMALL), slots, 0, 1, 5_000, ages)
-    assert 1 == ages.sum()
-    expected = max(5_000 - ingress_ns, 0)
-    assert expected == pytest.approx(histogram.percentile(ages, 1.0), rel=histogram.ERROR_MAX, abs=1)
+def ring_of_frames(*frames):
+    """A ring that holds FRAME reports of (seq, ingress_ns, engine_ns, records), each with a report behind it."""
+    slots = np.zeros(16, REPORT)
+    for number, (seq, ingress_ns, engine_ns, records) in enumerate(frames):
+        slots[2 * number] = (ReportKind.FRAME, 0, 0, 0, 0, seq, 0, 0, 0, engine_ns, ingress_ns, records)
+        slots[2 * number + 1] = (ReportKind.ACCEPTED, 0, 0, 0, 0, seq + 1, 7, 1, 1, 50, 1, 1)
+    return slots
+
+
+def marked(marks, *passed):
+    """Marks of (seq, ns)."""
+    for seq, now_ns in passed:
+        mark(marks, seq, now_ns)
+
+
+def told(counts):
+    """The values in a histogram and how often each is there."""
+    return [(int(bucket_end_ns(bucket)), int(counts[bucket])) for bucket in np.flatnonzero(counts)]
+
+
+@pytest.mark.parametrize(
+    ("early", "matched", "durable", "publish_ns"),
+    [
+        (False, [(9, 150)], [(9, 170)], 30),
+        (False, [(9, 180)], [(9, 170)], 20),
+        (False, [], [(9, 170)], 30),
+        (False, [(9, 150)], [], 100),
+        (True, [(9, 150)], [(9, 170)], 50),
+        (True, [], [(9, 170)], 100),
+    ],
+)
+def test_publishing_begins_when_a_frame_could_leave(early, matched, durable, publish_ns):
+    """When it is matched and durable, or matched alone; where that is not known, when the worker took it."""
+    timing = feed.no_timing()
+    marked(timing.matched_marks, *matched)
+    marked(timing.durable_marks, *durable)
+    feed.measure(timing, ring_of_frames((4, 60, 100, 5)), 0, 2, 200, early)
+    assert [(publish_ns, 5)] == told(timing.publish_ns)
+    assert [(140, 5)] == told(timing.whole_ns)
+
+
+def test_a_frame_is_counted_once_and_never_below_nothing():
+    """What comes again was counted; a clock that was set back makes no time negative."""
+    timing = feed.no_timing()
+    slots = ring_of_frames((4, 60, 100, 5), (10, 900, 950, 2))
+    for begin, end in ((0, 2), (0, 4), (2, 4)):
+        feed.measure(timing, slots, begin, end, 200, True)
+    assert [(0, 2), (140, 5)] == told(timing.whole_ns)

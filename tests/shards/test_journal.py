@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from ringpit.engine.codes import CommandKind
 from ringpit.engine.records import MARKER
 from ringpit.ipc.segment import Segment
 from ringpit.shards import journal as journals
@@ -20,6 +21,7 @@ from ringpit.shards.exits import Exit
 from ringpit.shards.flow import flow, frames
 from ringpit.shards.journal import Journal
 from ringpit.shards.layout import first_position, worker_layout
+from ringpit.shards.marks import passed_ns
 from ringpit.wal.batch import BatchKind, decode
 from ringpit.wal.memory import MemoryLog
 from ringpit.wal.reader import recover
@@ -177,7 +179,12 @@ def test_the_log_gets_what_was_published_round_the_ring(shard):
 
     got = np.concatenate([records for _, records in shard.batches()])
     assert wanted.tobytes() == got.tobytes()
-    until(lambda: shard.segment.region("durable_ns").sum() == len(wanted), "each record's way is measured")
+    commands = int((wanted["kind"] != CommandKind.MARKER).sum())
+    until(lambda: shard.segment.region("durable_ns").sum() == commands, "each record's way is measured")
+    assert commands == shard.segment.region("journal_ns").sum()
+    marks = shard.segment.region("durable_marks")
+    assert passed_ns(marks, 1) <= passed_ns(marks, len(wanted)) <= time.time_ns()
+    assert passed_ns(marks, len(wanted) + 1) == 0
 
 
 def test_a_log_that_is_away_gathers_larger_batches(shard):

@@ -14,7 +14,6 @@ from ringpit.engine.codes import BOTH_SIDES
 from ringpit.engine.ladder import NIL
 from ringpit.engine.limits import PRICE_TICKS_MAX
 from ringpit.engine.records import REPORT
-from ringpit.ipc import histogram
 from ringpit.shards import feed, quotes, render
 from ringpit.shards.flow import flow, frames
 from ringpit.shards.mirror import allocate_mirror, apply
@@ -215,7 +214,7 @@ def test_real_reports_by_account(seed, apart):
     mirror = allocate_mirror(SMALL)
     apply(mirror, ring.slots, end - len(told), end)
     picks = feed.allocate_picks(len(told))
-    feed.pick(picks, np.zeros(3, np.int64), mirror, ring.slots, end - len(told), end, TIME, histogram.empty())
+    feed.pick(picks, np.zeros(3, np.int64), mirror, ring.slots, end - len(told), end)
     count = int(picks.counts[feed.PICKED])
     batches = feed.allocate_batches(count)
     groups = feed.group(batches, np.arange(count), picks.key, count, apart)

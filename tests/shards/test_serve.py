@@ -18,6 +18,7 @@ from ringpit.ipc.atomics import load_cell, store_cell
 from ringpit.ipc.ring import FROZEN, freeze
 from ringpit.shards.flow import creations, flow, frames
 from ringpit.shards.layout import EVENT, first_position
+from ringpit.shards.marks import MARK_CELLS, passed_ns
 from ringpit.shards.serve import (
     RUN_SLOTS_MAX,
     STEP_MAX,
@@ -77,6 +78,7 @@ class Rig:
             events=np.zeros(LIMITS.events, EVENT),
             wait_ns=histogram.empty(),
             match_ns=histogram.empty(),
+            matched_marks=np.zeros(MARK_CELLS, np.int64),
             clock=np.zeros(1, np.int64),
             process_at=address_of_process(self.tables, copy, copy.view(MARKER), reports),
         )
@@ -405,12 +407,14 @@ def test_created_events_are_shown():
 
 
 def test_each_record_is_counted_once():
-    """The wait of each command and the matching of each record are in the histograms."""
+    """The wait and the matching of each record but markers are in the histograms."""
     rig = Rig(output=512)
     for frame in frames_of(3, 7):
         rig.submit(frame)
     rig.finish()
-    assert (10, 12) == (rig.wires.wait_ns.sum(), rig.wires.match_ns.sum())
+    assert (10, 10) == (rig.wires.wait_ns.sum(), rig.wires.match_ns.sum())
+    assert all(passed_ns(rig.wires.matched_marks, seq) > 0 for seq in range(1, 13))
+    assert passed_ns(rig.wires.matched_marks, 13) == 0
 
 
 def test_a_run_is_whole_frames_and_bounded():

@@ -56,7 +56,7 @@ def trade(encoding):
             0, house.router, first_position(incarnation + 100), FakeIntake(broker), Directory(1, 8, {7: 0}), 1, print
         )  # fmt: skip
         router.attach(0, worker.segment)
-        publisher = Publisher(NoSink(), Settings(encoding=encoding), latency=house.publisher.region("whole_ns"))
+        publisher = Publisher(NoSink(), Settings(encoding=encoding))
         publisher.attach_shard(0, views_of(house.config, 0, house.publisher, worker.segment, house.board))
         journal = Journal(
             worker.segment, lambda log=log, state=state: (log, BatchWriter(state)), routers=1, first_position=first_position(incarnation),

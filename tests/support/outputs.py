@@ -9,6 +9,7 @@ import numpy as np
 
 from ringpit.engine import Exchange, Limits
 from ringpit.engine.records import REPORT
+from ringpit.shards.feed import no_timing
 from ringpit.shards.layout import first_position
 from ringpit.shards.mirror import Mirror
 from ringpit.shards.output import ShardViews, Word
@@ -33,6 +34,7 @@ class OutputRing:
         self.matched_seq = word()
         self.head = word()
         self.confirmed_seq = word()
+        self.timing = no_timing()
 
     def tell(self, commands: np.ndarray, *, durable: bool = True) -> np.ndarray:
         """Match commands and publish what they cause; the reports."""
@@ -65,6 +67,7 @@ class OutputRing:
             head=self.head,
             confirmed_seq=self.confirmed_seq,
             mirror=mirror,
+            timing=self.timing,
         )
 
     def restarted(self) -> "OutputRing":
@@ -75,6 +78,7 @@ class OutputRing:
         successor.exchange = self.exchange
         successor.head = self.head
         successor.confirmed_seq = self.confirmed_seq
+        successor.timing = self.timing
         successor.matched_seq.cells[0] = self.matched_seq.cells[0]
         successor.durable_seq.cells[0] = self.durable_seq.cells[0]
         return successor
