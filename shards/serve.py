@@ -43,7 +43,7 @@ from ringpit.engine.through import process_through
 from ringpit.ipc.atomics import clock_ns, load_acquire, signal_self, store_release
 from ringpit.ipc.histogram import record_many
 from ringpit.ipc.idle import idle_step
-from ringpit.ipc.ring import free_room, publish_freezable, published, release
+from ringpit.ipc.ring import carry, free_room, publish_freezable, published, release
 from ringpit.shards.faults import Step
 from ringpit.wal.frames import NO_ROUTER
 
@@ -179,17 +179,15 @@ def run_length(markers, head, tail):
 @njit(cache=True, nogil=True, _nrt=False)
 def journal_run(w, head, count, tail, now_ns):
     """Copy a run into the journal ring behind `tail` and stamp its markers."""
-    input_mask = w.inputs.shape[0] - 1
-    journal_mask = w.journal.shape[0] - 1
+    carry(w.journal, tail, w.inputs, head, count)
+    mask = w.journal.shape[0] - 1
     i = 0
     while i < count:
-        frame = 1 + w.input_markers[(head + i) & input_mask]["count"]
-        for j in range(i, i + frame):
-            w.journal[(tail + j) & journal_mask] = w.inputs[(head + j) & input_mask]
-        w.journal_markers[(tail + i) & journal_mask]["engine_ns"] = now_ns
-        waited_ns = now_ns - w.input_markers[(head + i) & input_mask]["ingress_ns"]
-        record_many(w.wait_ns, waited_ns, frame - 1)
-        i += frame
+        marker = (tail + i) & mask
+        w.journal_markers[marker]["engine_ns"] = now_ns
+        records = w.journal_markers[marker]["count"]
+        record_many(w.wait_ns, now_ns - w.journal_markers[marker]["ingress_ns"], records)
+        i += 1 + records
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -225,8 +223,7 @@ def take_tick(t, w, clock):
         return 0
     head = w.cells[w.at[At.INPUT_HEAD]]  # plain: only this process writes it; it stays where it is
     mask = w.journal.shape[0] - 1
-    for i in range(count):
-        w.journal[(journal_tail + i) & mask] = w.tick[i]
+    carry(w.journal, journal_tail, w.tick, 0, count)
     w.journal_markers[journal_tail & mask]["engine_ns"] = now_ns
     w.journal_markers[journal_tail & mask]["ingress_ns"] = now_ns
     w.journal_markers[journal_tail & mask]["position"] = head

@@ -3,7 +3,9 @@
 import pytest
 
 from ringpit.ipc import idle
-from ringpit.ipc.idle import MODES, NAP_US_MAX, SPINS_MAX, YIELDS_MAX, Idle, idle_step, nap_us_after
+from ringpit.ipc.idle import GATHER_PAUSES, MODES, NAP_US_MAX, SPINS_MAX, YIELDS_MAX, Idle, idle_step, nap_us_after
+
+SPINNING = ["pause"] * (GATHER_PAUSES + SPINS_MAX - 1)  # the first poll lets work gather
 
 
 def ways(monkeypatch, mode, polls):
@@ -27,14 +29,14 @@ def test_spinning_never_gives_up_the_core(monkeypatch):
 def test_yielding_comes_after_spinning_and_never_sleeps(monkeypatch):
     """Mode spin-then-yield pauses SPINS_MAX times, then yields for ever."""
     seen = ways(monkeypatch, "spin-then-yield", SPINS_MAX + YIELDS_MAX + 50)
-    assert ["pause"] * SPINS_MAX + ["yield_core"] * (YIELDS_MAX + 50) == seen
+    assert SPINNING + ["yield_core"] * (YIELDS_MAX + 50) == seen
 
 
 def test_naps_double_up_to_a_millisecond(monkeypatch):
     """Mode sleep pauses, yields, then naps 1, 2, 4 ... us."""
     seen = ways(monkeypatch, "sleep", SPINS_MAX + YIELDS_MAX + 13)
-    assert ["pause"] * SPINS_MAX + ["yield_core"] * YIELDS_MAX == seen[: SPINS_MAX + YIELDS_MAX]
-    assert [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 1_024, 1_024] == seen[SPINS_MAX + YIELDS_MAX :]
+    assert SPINNING + ["yield_core"] * YIELDS_MAX == seen[: len(SPINNING) + YIELDS_MAX]
+    assert [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 1_024, 1_024] == seen[len(SPINNING) + YIELDS_MAX :]
 
 
 def test_a_nap_has_a_longest_length_however_long_the_wait():
