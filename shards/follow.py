@@ -132,7 +132,6 @@ def silent(f, now_ns):
 @njit(cache=True, nogil=True, _nrt=False)
 def follow(t, w, f):
     """Follow until Python is needed; the answer is a Follow."""
-    f.own[Behind.IDLE] = 0
     began_ns = time_of(w)
     while True:
         heartbeat = f.at[Over.OUR_HEARTBEAT]

@@ -199,6 +199,7 @@ class Follower:
         self._follows = self._wires_to(leader, position)
         self._wires = self.worker.wires_alone(0)
         self.worker.stand_at(self._base, self._first)
+        self.worker.wait_as("followers")
         self.worker.tables.cells[Cell.MARKET_DATA] = 0  # nobody wants reports before we lead
         self.worker.show_events()
         self.segment.store("recovered_seq", self._base - 1)
@@ -419,6 +420,7 @@ class Follower:
         applied_seq = int(follows[Behind.APPLIED_SEQ])
         heads = self._input_heads(rest)
         self.worker.look_for_care()
+        self.worker.wait_as("workers")
         own[Own.SEQ] = applied_seq + 1
         own[Own.RUN_AT] = follows[Behind.OUR_POSITION]
         own[Own.RUN_END] = follows[Behind.OUR_POSITION] + rest

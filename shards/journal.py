@@ -35,6 +35,7 @@ import numpy as np
 
 from ringpit.ipc.atomics import store_cell
 from ringpit.ipc.histogram import record_many
+from ringpit.ipc.idle import SPINS_MAX, YIELDS_MAX, Idle
 from ringpit.ipc.ring import published
 from ringpit.ipc.segment import Segment, SegmentMissing
 from ringpit.shards.exits import Exit
@@ -46,8 +47,8 @@ from ringpit.wal.log import Log
 from ringpit.wal.writer import BatchWriter
 
 WAIT_SECONDS: Final = 0.0005  # longest wait for the log while records may gather
-# Shorter ones cost more of the processor than they save of the log's time.
-IDLE_NAPS: Final = (0.0002, 0.0005, 0.001)
+# The first nap is of 256 us: shorter ones cost more of the processor than they save of the log's time.
+SKIPPED: Final = SPINS_MAX + YIELDS_MAX + 8
 
 
 class Followed:
@@ -133,6 +134,7 @@ class Journal:
         first_position: Where in the ring the writer's next seq lies.
         confirmed_seq: Asked at each batch: how far the publisher has confirmed.
         cores: Cores to pin the thread to; empty: none.
+        wait_mode: How it waits, as `Idle`.
         followed: The follower's slots; None: there is none.
     """
 
@@ -145,6 +147,7 @@ class Journal:
         first_position: int,
         confirmed_seq: Callable[[], int],
         cores: list[int],
+        wait_mode: str = "sleep",
         followed: Followed | None = None,
     ) -> None:
         """Nothing runs before `start`."""
@@ -157,6 +160,8 @@ class Journal:
         self._routers = routers
         self._confirmed_seq = confirmed_seq
         self._cores = cores
+        self._idle = Idle(wait_mode, skipped=SKIPPED)
+        self._wait_seconds = WAIT_SECONDS if wait_mode == "sleep" else 0.0
         self._followed = followed
         self._slots = segment.region("journal")
         self._cursor = first_position
@@ -228,13 +233,15 @@ class Journal:
         """Cycle until told to stop and nothing is left, then append the mark."""
         idle = 0
         while True:
-            worked = self.step(WAIT_SECONDS)
+            worked = self.step(self._wait_seconds)
             if not worked and not self._writer.in_flight_count:
                 if self._stopping.is_set():
                     break
-                time.sleep(IDLE_NAPS[min(idle, len(IDLE_NAPS) - 1)])
+                self._idle(0)
+            if worked:
+                self._idle(1)
             idle = 0 if worked else idle + 1
-            if idle & 63 == 1:
+            if idle & 15 == 1:
                 self._advance(0.0)  # an idle log must be looked after, too
                 self._tell_cost()
         self._log.append(self._writer.mark(self._confirmed_seq(), clean=self._clean))

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from ringpit.engine.kernels import kernel  # noqa: F401 - chooses numba's cache before any kernel is defined
 from ringpit.engine.state import StateTooLarge
-from ringpit.ipc.idle import SPINS_MAX, YIELDS_MAX, Idle
+from ringpit.ipc.idle import SPINS_MAX, YIELDS_MAX, Idle, short_slack
 from ringpit.ipc.segment import Segment, SegmentError
 from ringpit.shards.amqp import BrokerRefused, Endpoint
 from ringpit.shards.config import Config, ConfigError
@@ -64,7 +64,7 @@ from ringpit.wal.segments import SegmentLog, SegmentView
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_NAME: Final = 15
-POLL_SECONDS: Final = 0.001
+SKIPPED: Final = SPINS_MAX + YIELDS_MAX + 6  # a poll in Python is worth many spins: the first nap is of 64 us
 ADDRESSED_CYCLE_REPORTS: Final = (
     1 << 14
 )  # of a backlog: the more at once, the fewer messages, which the broker pays for
@@ -102,6 +102,7 @@ def enter(config: Config, role: Role, index: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.setswitchinterval(0.0002)
+    short_slack()
     cores = config.cpu.cores_of(role.label, index)
     if cores:
         os.sched_setaffinity(0, cores)
@@ -301,6 +302,8 @@ def run_router(config: Config, index: int, incarnation: int, say: Callable[[str]
     leader = partial(peers.incarnation, Role.WORKER)
     first = first_position(incarnation)
     router = Router(index, segment, first, intake, directory, shards, say, self_trade, leader)
+    idle = Idle(config.wait.mode_of("routers"), skipped=SKIPPED)
+    timeout_seconds = idle.seconds_after(0)
     seen = [0] * shards
     deadline = 0.0
     turns = 0
@@ -313,7 +316,7 @@ def run_router(config: Config, index: int, incarnation: int, say: Callable[[str]
                 router.lose(shard)
                 router.attach(shard, peers.attach(Role.WORKER, shard))
                 seen[shard] = current
-        router.step(POLL_SECONDS)
+        timeout_seconds = idle.seconds_after(router.step(timeout_seconds))
         turns += 1
         if turns & 63 == 0:
             segment.store("cpu_ns", time.process_time_ns())
@@ -385,7 +388,7 @@ def run_publisher(config: Config, index: int, incarnation: int, say: Callable[[s
         ),
         latency=segment.region("whole_ns"),
     )
-    idle = Idle(config.wait.mode, skipped=SPINS_MAX + YIELDS_MAX + 6)  # the first nap: 64 microseconds
+    idle = Idle(config.wait.mode_of("publisher"), skipped=SKIPPED)
     seen = [0] * config.exchange.shards
     deadline = 0.0
     segment.store("state", State.RUNNING)

@@ -253,12 +253,26 @@ class Cpu(Section, frozen=True):
         return [value[index]] if isinstance(value[index], int) else list(value[index])
 
 
+Waiting = Annotated[
+    Literal["", "sleep", "spin", "spin-then-yield"], Meta(description="theirs alone; empty: as $.wait.mode")
+]
+
+
 class Wait(Section, frozen=True):
-    """What workers and the publisher do when there is nothing to do; routers and the journal thread always nap."""
+    """What processes do when there is nothing to do: `mode`, or what one kind of them is told instead."""
 
     mode: Annotated[
         Literal["sleep", "spin", "spin-then-yield"], Meta(description="spin only on cores of one's own")
     ] = "sleep"
+    routers: Waiting = ""
+    workers: Waiting = ""
+    journals: Waiting = ""
+    publisher: Waiting = ""
+    followers: Waiting = ""
+
+    def mode_of(self, key: str) -> str:
+        """How the processes under a key of this section wait."""
+        return getattr(self, key) or self.mode
 
 
 class Follower(Section, frozen=True):

@@ -50,6 +50,7 @@ from ringpit.wal.frames import NO_ROUTER
 RING_FROZEN: Final = -1  # what a step answers: another process has frozen our rings
 BROKEN_OFF: Final = -2  # a simulation ends here
 STEP_MAX: Final = 1 << 40  # a whole run
+PATIENCE_AGAIN: Final = 150  # idle polls between two turns of Python in a lull: about a second
 RUN_SLOTS_MAX: Final = 2_048  # slots a run takes beyond its first frame: bounds the work between two heartbeats
 
 
@@ -339,7 +340,9 @@ def keep_time(t: Tables, w: Wires, clock: int) -> int:
 @njit(cache=True, nogil=True, _nrt=False)
 def serve(t, w):
     """Run until Python is needed; the answer is a Turn."""
-    w.own[Own.IDLE] = 0
+    patience = w.own[Own.PATIENCE]
+    # Python had its turn because nothing happens: the lull goes on, where there is one.
+    w.own[Own.IDLE] = max(patience - PATIENCE_AGAIN, 0) if w.own[Own.IDLE] >= patience else 0
     while True:
         heartbeat = w.at[At.HEARTBEAT]
         store_release(w.cells, heartbeat, w.cells[heartbeat] + 1)  # for whoever watches
@@ -373,6 +376,6 @@ def serve(t, w):
         if worked == 0:
             if load_acquire(w.board, w.at[At.STOP]) != 0:  # pairs with the supervisor's store
                 return Turn.STOP
-            if w.own[Own.IDLE] >= w.own[Own.PATIENCE]:
+            if w.own[Own.IDLE] >= patience:
                 return Turn.IDLE
         idle_step(w.own, Own.IDLE, w.own[Own.MODE], worked)

@@ -393,9 +393,9 @@ class World:
     def flush(self) -> None:
         """Nothing."""
 
-    def make_idle(self, _mode: str, **_settings: Any) -> Callable[[int], None]:
+    def make_idle(self, _mode: str, **_settings: Any) -> "Waiting":
         """As `Idle`."""
-        return lambda worked: None if worked else self.schedule.nap(0.0003)
+        return Waiting(self.schedule)
 
     def make_event(self) -> Any:
         """As `threading.Event`: no exchange of ours is asked to stop."""
@@ -525,6 +525,23 @@ class World:
                 f"{child.name}.{child.incarnation} {child.state.name} {[child.memory.load(word) for word in known]}"
             )
         return ", ".join(said)
+
+
+class Waiting:
+    """As `Idle`: every wait is a short nap of the schedule, and polls that wait themselves may do so for a millisecond."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        """Nothing is waited yet."""
+        self._schedule = schedule
+
+    def __call__(self, work_count: int) -> None:
+        """Nap if there was no work."""
+        if not work_count:
+            self._schedule.nap(0.0003)
+
+    def seconds_after(self, _work_count: int) -> float:
+        """Always the same."""
+        return 0.001
 
 
 class Event:
