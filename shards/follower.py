@@ -144,6 +144,7 @@ class Follower:
             self.worker.use(loaded.tables)
             self._replay = Replay(loaded.tables, INT64_MAX, next_seq=loaded.begin.seq + 1)
             self._log_position = loaded.position
+        self.worker.touch_tables()
         begin, generation = loaded.begin if loaded else None, self.config.exchange.generation
         skips = skips_of(self._view, begin=begin, position=self._log_position)
         self._reader = Reader(self.index, generation, begin=begin, skips=skips)

@@ -25,7 +25,8 @@ from typing import Any, Final
 from ringpit.engine.kernels import kernel  # noqa: F401 - chooses numba's cache before any kernel is defined
 from ringpit.engine.state import StateTooLarge
 from ringpit.ipc.idle import SPINS_MAX, YIELDS_MAX, Idle, short_slack
-from ringpit.ipc.segment import Segment, SegmentError
+from ringpit.ipc.pages import lock, lock_complaint
+from ringpit.ipc.segment import Segment, SegmentError, use_pages
 from ringpit.shards.amqp import BrokerRefused, Endpoint
 from ringpit.shards.config import Config, ConfigError
 from ringpit.shards.directory import Directory
@@ -112,6 +113,14 @@ def enter(config: Config, role: Role, index: int) -> None:
             say_as(f"{role.label}-{index}")(refused)
 
 
+def use_memory(config: Config, say: Callable[[str], None]) -> None:
+    """Map and lock memory as [memory] says; the supervisor has said what the machine does not grant."""
+    memory = config.memory
+    use_pages(huge=memory.huge_pages == "try", prefault=memory.prefault)
+    if memory.lock == "try" and not lock_complaint() and (complaint := lock()):
+        say(complaint)
+
+
 def name_process(role: Role, index: int) -> None:
     """The name that `ps` and `top` show."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NAME, f"{role.label}-{index}".encode(), 0, 0, 0)
@@ -138,6 +147,7 @@ def run_role(config: Config, role: Role, index: int, incarnation: int) -> None:
     try:
         arm_from(os.environ.get(VARIABLE, ""), f"{name}.{incarnation}")
         enter(config, role, index)
+        use_memory(config, say)
         MAINS[role](config, index, incarnation, say)
     except REFUSALS as error:
         say(str(error))

@@ -275,6 +275,20 @@ class Wait(Section, frozen=True):
         return getattr(self, key) or self.mode
 
 
+class Memory(Section, frozen=True):
+    """How processes hold their memory; what the machine does not grant is said at the start, and done without."""
+
+    prefault: Annotated[
+        bool, Meta(description="rings and tables have all their pages before the first order")
+    ] = True
+    huge_pages: Annotated[
+        Literal["off", "try"], Meta(description="of shared memory: needs /dev/shm mounted with huge=advise")
+    ] = "off"
+    lock: Annotated[
+        Literal["off", "try"], Meta(description="nothing leaves memory: needs an unlimited memlock limit")
+    ] = "off"
+
+
 class Follower(Section, frozen=True):
     """A hot standby for each shard, on this machine: it follows the worker, takes the snapshots, and takes over."""
 
@@ -319,6 +333,7 @@ class Config(Section, frozen=True):
     kafka: Kafka = Kafka()
     cpu: Cpu = Cpu()
     wait: Wait = Wait()
+    memory: Memory = Memory()
     follower: Follower = Follower()
     snapshots: Snapshots = Snapshots()
     placement: Placement = Placement()

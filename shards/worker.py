@@ -35,6 +35,7 @@ from ringpit.engine.tables import Cell, Tables, allocate
 from ringpit.engine.through import address_of_process
 from ringpit.ipc.atomics import load_cell
 from ringpit.ipc.idle import MODES, SLEEP, SLEEP_LIGHTLY, Idle
+from ringpit.ipc.pages import prefault
 from ringpit.ipc.ring import publish_freezable, published
 from ringpit.ipc.segment import Segment
 from ringpit.shards.answers import Answers
@@ -258,6 +259,7 @@ class Worker:
         if loaded is not None:
             self.use(loaded.tables)
             begin, position = loaded.begin, loaded.position
+        self.touch_tables()
         self._show_goal(log, begin)
         publisher = self.peers.attach(Role.PUBLISHER, 0)
         replay = Replay(
@@ -284,6 +286,11 @@ class Worker:
         """Go on with a restored state."""
         self.tables = tables
         self._answers = Answers(self.index, self.segment, self.peers.queries, tables)
+
+    def touch_tables(self) -> None:
+        """Have the tables' pages there before the first order needs them, if [memory] says so."""
+        if self.config.memory.prefault:
+            prefault(self.tables)
 
     def _show_goal(self, log: Log, begin: Begin) -> None:
         """Say how far the log goes, for whoever waits for us."""
