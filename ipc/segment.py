@@ -238,7 +238,9 @@ class Segment:
         shared.close()  # its own mapping only: the name stays, and the tracker knows it
         try:
             with _opened(name) as file:
-                if not _pages.huge:  # whatever is reserved before the mapping asks for huge pages is in small ones
+                if (
+                    not _pages.huge
+                ):  # whatever is reserved before the mapping asks for huge pages is in small ones
                     os.posix_fallocate(file, 0, layout.bytes_total)
                 mapping = _map(file, layout.bytes_total)
                 if _pages.huge:

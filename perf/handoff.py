@@ -57,7 +57,9 @@ STOP_SECONDS: Final = 10
 WORDS: Final = RECORD_BYTES // 8  # int64 of a report
 STRICT, PREFETCH = range(2)  # `ahead` of the engine
 
-MATCHER: Final = SegmentLayout("perf-matcher", (*ring_words("tail"), "end"), (Region("slots", REPORT, RING_SLOTS),))
+MATCHER: Final = SegmentLayout(
+    "perf-matcher", (*ring_words("tail"), "end"), (Region("slots", REPORT, RING_SLOTS),)
+)
 DRAINER: Final = SegmentLayout("perf-drainer", (*ring_words("head"), "begun", "done", "checksum", "count"))
 TAIL, END = MATCHER.index("tail"), MATCHER.index("end")
 HEAD, BEGUN, DONE = DRAINER.index("head"), DRAINER.index("begun"), DRAINER.index("done")

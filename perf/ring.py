@@ -244,9 +244,7 @@ class Sides:
 
     def write(self, go: int, number: int, count: int) -> int:
         """As the writing kernels."""
-        return int(
-            WRITERS[go](self.own, self.own_slots, self.peer, self.table, number, count, self.waiting)
-        )
+        return int(WRITERS[go](self.own, self.own_slots, self.peer, self.table, number, count, self.waiting))
 
     def read(self, go: int, number: int, count: int) -> tuple[int, int, int]:
         """As the reading kernels."""
@@ -364,7 +362,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--records", type=positive, default=10_000_000, help="records through the ring, each way of moving"
     )
     parser.add_argument("--batch", type=power_of_two, default=256, help="records pushed or popped at once")
-    parser.add_argument("--rounds", type=positive, default=200_000, help="records to and fro, one after the other")
+    parser.add_argument(
+        "--rounds", type=positive, default=200_000, help="records to and fro, one after the other"
+    )
     parser.add_argument("--slots", type=power_of_two, default=1 << 14, help="slots of the ring")
     parser.add_argument(
         "--messages", type=positive, default=50_000, help="messages through the queue and the pipe"
@@ -413,7 +413,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     child.join()
     queue.close()
     figures["copy_per_s"] = copies_per_s(arguments.records)
-    return figures | facts | beside((writing_core, reading_core), arguments) | {"pinned": reading_core is not None}
+    return (
+        figures | facts | beside((writing_core, reading_core), arguments) | {"pinned": reading_core is not None}
+    )
 
 
 def beside(cores: tuple[int | None, int | None], arguments: argparse.Namespace) -> dict[str, object]:

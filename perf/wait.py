@@ -39,7 +39,9 @@ from ringpit.shards.supervisor import Supervisor
 
 SENT: Final = np.dtype([("sent_ns", "<i8"), *((f"rest_{i}", "<i8") for i in range(1, 8))])
 SLOTS: Final = 64
-SIDE: Final = SegmentLayout("perf-wait", (*ring_words("tail"), *ring_words("head")), (Region("slots", SENT, SLOTS),))
+SIDE: Final = SegmentLayout(
+    "perf-wait", (*ring_words("tail"), *ring_words("head")), (Region("slots", SENT, SLOTS),)
+)
 TAIL, HEAD = SIDE.index("tail"), SIDE.index("head")
 GAPS_US: Final = {10: 2_000, 1_000: 400, 100_000: 25}  # idle time before a record, records
 NAP_LEAST_US: Final = 500  # shorter gaps are spun: a nap would be late by as much

@@ -2,6 +2,7 @@
 
 import mmap
 import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def ways_of_mapping_restored():
 def resident_kib(address):
     """Memory of the mapping that holds an address."""
     inside = False
-    with open("/proc/self/smaps", encoding="ascii") as lines:
+    with Path("/proc/self/smaps").open(encoding="ascii") as lines:
         for line in lines:
             first = line.split()[0]
             if "-" in first and not first.endswith(":"):

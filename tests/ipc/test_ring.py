@@ -26,7 +26,11 @@ def numbered(first, count):
 
 def pair(slots_count, base=0):
     """Both ends of a new ring, each with cells of its own."""
-    tail_cells, head_cells, slots = np.zeros(CELLS, np.int64), np.zeros(CELLS, np.int64), np.zeros(slots_count, RECORD)
+    tail_cells, head_cells, slots = (
+        np.zeros(CELLS, np.int64),
+        np.zeros(CELLS, np.int64),
+        np.zeros(slots_count, RECORD),
+    )
     ends = (tail_cells, TAIL, head_cells, HEAD, slots)
     producer, consumer = Producer(*ends), Consumer(*ends)
     producer.start_at(base)
