@@ -234,9 +234,10 @@ class Journal:
         idle = 0
         while True:
             worked = self.step(self._wait_seconds)
-            if not worked and not self._writer.in_flight_count:
-                if self._stopping.is_set():
-                    break
+            flying = self._writer.in_flight_count > 0
+            if not worked and not flying and self._stopping.is_set():
+                break
+            if not worked and not (flying and self._wait_seconds):  # else the log's poll has waited
                 self._idle(0)
             if worked:
                 self._idle(1)
