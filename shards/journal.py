@@ -242,7 +242,7 @@ class Journal:
             if worked:
                 self._idle(1)
             idle = 0 if worked else idle + 1
-            if idle & 15 == 1:
+            if idle & 63 == 1:
                 self._advance(0.0)  # an idle log must be looked after, too
                 self._tell_cost()
         self._log.append(self._writer.mark(self._confirmed_seq(), clean=self._clean))
