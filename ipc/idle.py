@@ -10,7 +10,7 @@ Waiting: what a process does when it finds no work.
 The first poll after work waits GATHER_PAUSES pauses, except in `spin`: a reader that asks again at once takes the tail's line from
 its writer for each record, and one that lets some gather moves a fifth to a half more. Any work starts the ladder again. `spin` answers in well under a microsecond and burns a core: for a core of its own.
 `spin-then-yield` is for fewer cores than processes: whoever has work gets the core. `sleep` leaves the
-machine alone; it answers late by its last nap: half a millisecond on the average, four after a tenth of a second without
+machine alone; it answers late by its last nap: half a millisecond on the average, five after a tenth of a second without
 work, the lull. That is what lets an idle exchange take a few hundredths of a core: what costs is the waking, 15 to 50 us each
 with the poll. `sleep lightly` is for whoever is watched by the millisecond: it knows no lull. Linux adds 50 us
 to naps unless told otherwise (`short_slack`).
@@ -42,7 +42,7 @@ GATHER_PAUSES: Final = 16  # some 0.3 us
 NAP_DOUBLINGS_MAX: Final = 10
 NAP_US_MAX: Final = 1 << NAP_DOUBLINGS_MAX  # about a millisecond
 LULL_NAPS: Final = 100  # of that length, a tenth of a second, before a lull begins
-LULL_US: Final = 8 * NAP_US_MAX
+LULL_US: Final = 10 * NAP_US_MAX
 LULL_POLLS: Final = SPINS_MAX + YIELDS_MAX + NAP_DOUBLINGS_MAX + LULL_NAPS  # polls without work before it
 
 

@@ -402,7 +402,7 @@ def run_publisher(config: Config, index: int, incarnation: int, say: Callable[[s
     seen = [0] * config.exchange.shards
     deadline = 0.0
     segment.store("state", State.RUNNING)
-    turns = 0
+    turns = before = 0  # before: what the last turn did, so that its end is told at once
     while True:
         for shard in range(config.exchange.shards):
             current = peers.incarnation(Role.WORKER, shard)
@@ -414,8 +414,9 @@ def run_publisher(config: Config, index: int, incarnation: int, say: Callable[[s
         worked = publisher.step(time.time_ns())
         turns += 1
         segment.store("heartbeat", turns)
-        if turns & 63 == 0 or not worked:
+        if turns & 63 == 0 or (not worked and (before or turns & 7 == 0)):
             tell_published(segment, publisher)
+        before = worked
         if peers.stop_wanted(Role.PUBLISHER, index):
             deadline = deadline or time.monotonic() + config.exchange.stop_seconds
             if publisher.drained() or time.monotonic() > deadline:
