@@ -3,13 +3,14 @@ Memory ordering: the only code in the project that says who may see what when.
 
 Everything that processes share are int64 cells in one-dimensional arrays. A kernel reads and writes
 its *own* cells as plain array items, and touches the cells that somebody else reads or writes through
-the five operations below. Each is one instruction of the machine, with the ordering in its name:
+the six operations below. Each is one instruction of the machine, with the ordering in its name:
 
     load_acquire      nothing after it is read early       partner: store_release, compare_and_swap
     store_release     nothing before it is written late    partner: load_acquire
     compare_and_swap  both, if it swaps; acquire if not    partner: load_acquire, fetch_or
     fetch_or          both                                 partner: compare_and_swap, load_acquire
     fence_acquire     nothing before it is read late       partner: store_release, of whoever may write over it
+    fence_streamed    no streaming store before is late    partner: load_acquire of what is stored after it
 
 Fast here, because on x86 the acquiring load and the releasing store are plain moves (and `ldar`,
 `stlr` on ARM) and no call is left in the machine code. Slow here: compare_and_swap and fetch_or are
@@ -115,6 +116,18 @@ def _fence_acquire(_context):
 
 
 @intrinsic
+def _fence_streamed(_context):
+    def codegen(context, builder, _signature, _args):
+        builder.fence("release")
+        if platform.machine() == "x86_64":  # streaming stores pass others there, whatever the compiler was told
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.sfence"), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
 def _pause(_context):
     if platform.machine() not in PAUSES:
         raise TypingError(
@@ -171,6 +184,9 @@ if TYPE_CHECKING or config.DISABLE_JIT:  # the interpreter, and mypy, see plain 
     def fence_acquire():
         """Nothing before is read after what follows: between reading what may be written over and asking whether it was."""
 
+    def fence_streamed():
+        """Whatever was stored past the caches is there before what is stored after: see `copying.stream_records`."""
+
     def pause():
         """Wait some 10 to 100 cycles, leaving the execution units to the sibling core."""
 
@@ -193,7 +209,7 @@ if TYPE_CHECKING or config.DISABLE_JIT:  # the interpreter, and mypy, see plain 
 else:
     load_acquire, store_release = _load_acquire, _store_release
     compare_and_swap, fetch_or = _compare_and_swap, _fetch_or
-    fence_acquire, pause, clock_ns = _fence_acquire, _pause, _clock_ns
+    fence_acquire, fence_streamed, pause, clock_ns = _fence_acquire, _fence_streamed, _pause, _clock_ns
     _sched_yield = types.ExternalFunction("sched_yield", types.int32())
     _usleep = types.ExternalFunction("usleep", types.int32(types.int32))
     _raise = types.ExternalFunction("raise", types.int32(types.int32))

@@ -44,11 +44,11 @@ from typing import Final, Self
 import numpy as np
 
 from ringpit.ipc.atomics import CELL_BYTES, load_cell, store_cell
+from ringpit.ipc.pages import PAGE_BYTES, populate
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory, by name
 LINE_CELLS: Final = 16  # 128 bytes: a pair of cache lines
 LINE_BYTES: Final = LINE_CELLS * CELL_BYTES
-PAGE_BYTES: Final = 4_096
 MAGIC: Final = int.from_bytes(b"RINGPIT\x01", "little")
 FORMAT_VERSION: Final = 1  # of the header and the order of words and regions
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -56,6 +56,28 @@ NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 # Cells of the header.
 HEADER: Final = ("magic", "format", "digest", "version", "incarnation", "creator", "bytes")
 MAGIC_AT, FORMAT_AT, DIGEST_AT, VERSION_AT, INCARNATION_AT, CREATOR_AT, BYTES_AT = range(len(HEADER))
+
+
+@dataclass
+class Pages:
+    """How this process maps segments; fields as the arguments of `use_pages`."""
+
+    huge: bool = False
+    prefault: bool = True
+
+
+_pages: Final = Pages()
+
+
+def use_pages(*, huge: bool, prefault: bool) -> None:
+    """
+    Say once, before the first segment, how this process maps them.
+
+    Args:
+        huge: Ask for huge pages (see `pages.huge_complaint` for whether there are any); they are prefaulted.
+        prefault: Map every page at once. Room is reserved either way.
+    """
+    _pages.huge, _pages.prefault = huge, prefault
 
 
 class SegmentError(Exception):
@@ -216,8 +238,13 @@ class Segment:
         shared.close()  # its own mapping only: the name stays, and the tracker knows it
         try:
             with _opened(name) as file:
-                os.posix_fallocate(file, 0, layout.bytes_total)
+                if (
+                    not _pages.huge
+                ):  # whatever is reserved before the mapping asks for huge pages is in small ones
+                    os.posix_fallocate(file, 0, layout.bytes_total)
                 mapping = _map(file, layout.bytes_total)
+                if _pages.huge:
+                    os.posix_fallocate(file, 0, layout.bytes_total)
         except OSError as error:
             shared.unlink()
             raise SegmentSpace(_space_sentence(name, layout.bytes_total)) from error
@@ -356,9 +383,12 @@ def _opened(name: str, access: int = os.O_RDWR) -> Iterator[int]:
 
 
 def _map(file: int, size: int, *, writable: bool = True) -> mmap.mmap:
-    """Map the whole segment, every page at once instead of one fault at a time later."""
+    """Map the whole segment, every page at once instead of one fault at a time later, unless told otherwise."""
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    return mmap.mmap(file, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=access)
+    mapping = mmap.mmap(file, size, flags=mmap.MAP_SHARED, prot=access)
+    if writable and (_pages.huge or _pages.prefault):
+        populate(mapping, huge=_pages.huge)
+    return mapping
 
 
 def _check(name: str, layout: SegmentLayout, mapping: mmap.mmap, size: int) -> None:

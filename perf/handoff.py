@@ -42,7 +42,7 @@ from ringpit.engine.records import COMMAND, MARKER, RECORD_BYTES, REPORT
 from ringpit.engine.tables import Tables
 from ringpit.ipc.atomics import load_acquire, load_cell, store_release
 from ringpit.ipc.idle import SPIN_THEN_YIELD, Idle, idle_step
-from ringpit.ipc.ring import publish, ready_for, release, room_for
+from ringpit.ipc.ring import OWN, give_back, publish, ready_for, ring_words, room_for
 from ringpit.ipc.segment import Region, Segment, SegmentLayout
 from ringpit.perf.harness import CannotMeasureError, cores, cores_for, pin
 
@@ -57,8 +57,10 @@ STOP_SECONDS: Final = 10
 WORDS: Final = RECORD_BYTES // 8  # int64 of a report
 STRICT, PREFETCH = range(2)  # `ahead` of the engine
 
-MATCHER: Final = SegmentLayout("perf-matcher", ("tail", "end"), (Region("slots", REPORT, RING_SLOTS),))
-DRAINER: Final = SegmentLayout("perf-drainer", ("head", "begun", "done", "checksum", "count"))
+MATCHER: Final = SegmentLayout(
+    "perf-matcher", (*ring_words("tail"), "end"), (Region("slots", REPORT, RING_SLOTS),)
+)
+DRAINER: Final = SegmentLayout("perf-drainer", (*ring_words("head"), "begun", "done", "checksum", "count"))
 TAIL, END = MATCHER.index("tail"), MATCHER.index("end")
 HEAD, BEGUN, DONE = DRAINER.index("head"), DRAINER.index("begun"), DRAINER.index("done")
 CHECKSUM, COUNT = DRAINER.index("checksum"), DRAINER.index("count")
@@ -103,12 +105,12 @@ def match_all(t, commands, markers, position, end, ahead, slots, cells, drainer_
             continue
         polls = 0
         waiting[0] = 0
-        out = cells[TAIL]  # plain: only this process writes it
+        out = cells[TAIL + OWN]  # plain: nobody else touches it
         stop = min(position + BATCH, end)
         position, out = process(t, commands, markers, position, stop, position, slots, out, out + room, ahead)
         publish(cells, TAIL, out)
     if position == end:
-        store_release(cells, END, cells[TAIL])  # pairs with the acquire in `drain_all` (H1)
+        store_release(cells, END, cells[TAIL + OWN])  # pairs with the acquire in `drain_all` (H1)
         while load_acquire(drainer_cells, DONE) != run:  # pairs with the release of H2
             polls += 1
             if polls > POLLS_MAX:
@@ -130,7 +132,7 @@ def drain_all(words, matcher_cells, cells, kept, run, waiting):
     polls = 0
     while polls < POLLS_MAX:
         ready = ready_for(LAG, matcher_cells, TAIL, cells, HEAD)
-        head = cells[HEAD]  # plain: only this process writes it
+        head = cells[HEAD + OWN]  # plain: nobody else touches it
         if ready >= LAG or (
             ready > 0 and load_acquire(matcher_cells, END) >= 0
         ):  # pairs with the release in `match_all`
@@ -138,7 +140,7 @@ def drain_all(words, matcher_cells, cells, kept, run, waiting):
             cells[CHECKSUM] = fold(words, mask, head, taken, cells[CHECKSUM])
             keep(words, mask, head, taken, kept, cells[COUNT])
             cells[COUNT] += taken
-            release(cells, HEAD, head + taken)
+            give_back(cells, HEAD, head + taken)
             polls = 0
         else:
             if load_acquire(matcher_cells, END) == head:  # pairs with the release in `match_all` (H1)

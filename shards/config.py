@@ -191,7 +191,7 @@ def translated(
         return ConfigError(str(error))
     hint = KEYS[key].__origin__ if hasattr(KEYS[key], "__metadata__") else KEYS[key]
     if get_origin(hint) is Literal:
-        rule = "must be one of " + ", ".join(get_args(hint))
+        rule = "must be one of " + ", ".join(word or '""' for word in get_args(hint))
     else:
         rule = "must be " + text.removeprefix("Expected ").partition(", got ")[0].replace("`", "")
     value = raw[found[1]][found[2]]  # type: ignore[index]  # a key that is known was found

@@ -31,6 +31,7 @@ from numba import njit
 from ringpit.engine.through import process_through
 from ringpit.ipc.atomics import fence_acquire, load_acquire, store_release
 from ringpit.ipc.idle import idle_step
+from ringpit.ipc.ring import carry
 from ringpit.shards.serve import Own, run_length, tell_events, time_of
 
 TURN_NS: Final = 2_000_000  # longest time between two turns of Python
@@ -91,9 +92,7 @@ class Leader(NamedTuple):
 @njit(cache=True, nogil=True, _nrt=False)
 def copy_run(w, f, count):
     """Copy records from the worker's journal ring into ours. Returns False if they may not be what they were (FO2)."""
-    theirs, ours = f.journal.shape[0] - 1, w.journal.shape[0] - 1
-    for i in range(count):
-        w.journal[(f.own[Behind.OUR_POSITION] + i) & ours] = f.journal[(f.own[Behind.POSITION] + i) & theirs]
+    carry(w.journal, f.own[Behind.OUR_POSITION], f.journal, f.own[Behind.POSITION], count)
     fence_acquire()  # pairs with the store in Followed: let go before the slots are given back
     return load_acquire(f.cells, f.at[Over.FOLLOWED_BY]) == f.incarnations[1]
 
@@ -133,7 +132,6 @@ def silent(f, now_ns):
 @njit(cache=True, nogil=True, _nrt=False)
 def follow(t, w, f):
     """Follow until Python is needed; the answer is a Follow."""
-    f.own[Behind.IDLE] = 0
     began_ns = time_of(w)
     while True:
         heartbeat = f.at[Over.OUR_HEARTBEAT]

@@ -144,6 +144,7 @@ class Follower:
             self.worker.use(loaded.tables)
             self._replay = Replay(loaded.tables, INT64_MAX, next_seq=loaded.begin.seq + 1)
             self._log_position = loaded.position
+        self.worker.touch_tables()
         begin, generation = loaded.begin if loaded else None, self.config.exchange.generation
         skips = skips_of(self._view, begin=begin, position=self._log_position)
         self._reader = Reader(self.index, generation, begin=begin, skips=skips)
@@ -199,6 +200,7 @@ class Follower:
         self._follows = self._wires_to(leader, position)
         self._wires = self.worker.wires_alone(0)
         self.worker.stand_at(self._base, self._first)
+        self.worker.wait_as("followers")
         self.worker.tables.cells[Cell.MARKET_DATA] = 0  # nobody wants reports before we lead
         self.worker.show_events()
         self.segment.store("recovered_seq", self._base - 1)
@@ -419,6 +421,7 @@ class Follower:
         applied_seq = int(follows[Behind.APPLIED_SEQ])
         heads = self._input_heads(rest)
         self.worker.look_for_care()
+        self.worker.wait_as("workers")
         own[Own.SEQ] = applied_seq + 1
         own[Own.RUN_AT] = follows[Behind.OUR_POSITION]
         own[Own.RUN_END] = follows[Behind.OUR_POSITION] + rest

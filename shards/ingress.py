@@ -51,7 +51,6 @@ INGRESS_MAGIC: Final = 0x31_53_45_52_47_4E_49  # "INGRES1", little-endian
 SLOT_BYTES: Final = 64
 TYPE_ALIGN_BYTES: Final = 8
 TYPE_BYTES_MAX: Final = 255
-NAP_SECONDS: Final = 0.0001
 DETAIL_CHARACTERS_MAX: Final = 1_000
 
 
@@ -218,16 +217,13 @@ class IngressIntake:
         return True
 
     def poll(self, timeout_seconds: float) -> list[Delivery]:
-        """Deliveries between cursor and tail. Waits in naps, also while paused: nobody can wake us through memory."""
+        """Deliveries between cursor and tail. Naps once if there are none, also while paused: nobody can wake us through memory."""
         if self._paused:
             time.sleep(timeout_seconds)
             return []
         tail = load_cell(*self._tail)  # pairs with the release in IngressFeeder.offer
-        deadline = time.monotonic() + timeout_seconds if timeout_seconds > 0 else 0.0
-        nap_seconds = min(NAP_SECONDS, timeout_seconds)
-        while tail == self._cursor and time.monotonic() < deadline:
-            time.sleep(nap_seconds)
-            nap_seconds *= 2  # a nap costs 10 to 20 microseconds of the processor, however short it is
+        if tail == self._cursor and timeout_seconds > 0:
+            time.sleep(timeout_seconds)
             tail = load_cell(*self._tail)  # pairs with the release in IngressFeeder.offer
         deliveries: list[Delivery] = []
         while self._cursor < tail and len(deliveries) < self._deliveries_max:

@@ -36,6 +36,7 @@ import numpy as np
 from ringpit.engine.records import MARKER
 from ringpit.ipc import histogram
 from ringpit.ipc.atomics import store_cell
+from ringpit.ipc.idle import SPINS_MAX, YIELDS_MAX, Idle
 from ringpit.ipc.ring import published
 from ringpit.ipc.segment import Segment, SegmentMissing
 from ringpit.shards.exits import Exit
@@ -49,8 +50,8 @@ from ringpit.wal.log import Log
 from ringpit.wal.writer import BatchWriter
 
 WAIT_SECONDS: Final = 0.0005  # longest wait for the log while records may gather
-# Shorter ones cost more of the processor than they save of the log's time.
-IDLE_NAPS: Final = (0.0002, 0.0005, 0.001)
+# The first nap is of 256 us: shorter ones cost more of the processor than they save of the log's time.
+SKIPPED: Final = SPINS_MAX + YIELDS_MAX + 8
 
 
 @kernel
@@ -150,6 +151,7 @@ class Journal:
         first_position: Where in the ring the writer's next seq lies.
         confirmed_seq: Asked at each batch: how far the publisher has confirmed.
         cores: Cores to pin the thread to; empty: none.
+        wait_mode: How it waits, as `Idle`.
         followed: The follower's slots; None: there is none.
     """
 
@@ -162,6 +164,7 @@ class Journal:
         first_position: int,
         confirmed_seq: Callable[[], int],
         cores: list[int],
+        wait_mode: str = "sleep",
         followed: Followed | None = None,
     ) -> None:
         """Nothing runs before `start`."""
@@ -174,6 +177,8 @@ class Journal:
         self._routers = routers
         self._confirmed_seq = confirmed_seq
         self._cores = cores
+        self._idle = Idle(wait_mode, skipped=SKIPPED)
+        self._wait_seconds = WAIT_SECONDS if wait_mode == "sleep" else 0.0
         self._followed = followed
         self._slots = segment.region("journal")
         self._cursor = first_position
@@ -248,11 +253,14 @@ class Journal:
         """Cycle until told to stop and nothing is left, then append the mark."""
         idle = 0
         while True:
-            worked = self.step(WAIT_SECONDS)
-            if not worked and not self._writer.in_flight_count:
-                if self._stopping.is_set():
-                    break
-                time.sleep(IDLE_NAPS[min(idle, len(IDLE_NAPS) - 1)])
+            worked = self.step(self._wait_seconds)
+            flying = self._writer.in_flight_count > 0
+            if not worked and not flying and self._stopping.is_set():
+                break
+            if not worked and not (flying and self._wait_seconds):  # else the log's poll has waited
+                self._idle(0)
+            if worked:
+                self._idle(1)
             idle = 0 if worked else idle + 1
             if idle & 63 == 1:
                 self._advance(0.0)  # an idle log must be looked after, too

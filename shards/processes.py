@@ -26,8 +26,9 @@ import numpy as np
 
 from ringpit.engine.kernels import kernel  # noqa: F401 - chooses numba's cache before any kernel is defined
 from ringpit.engine.state import StateTooLarge
-from ringpit.ipc.idle import SPINS_MAX, YIELDS_MAX, Idle
-from ringpit.ipc.segment import Segment, SegmentError
+from ringpit.ipc.idle import SPINS_MAX, YIELDS_MAX, Idle, short_slack
+from ringpit.ipc.pages import lock, lock_complaint
+from ringpit.ipc.segment import Segment, SegmentError, use_pages
 from ringpit.shards.amqp import BrokerRefused, Endpoint
 from ringpit.shards.config import Config, ConfigError
 from ringpit.shards.directory import Directory
@@ -67,7 +68,7 @@ from ringpit.wal.segments import SegmentLog, SegmentView
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_NAME: Final = 15
-POLL_SECONDS: Final = 0.001
+SKIPPED: Final = SPINS_MAX + YIELDS_MAX + 6  # a poll in Python is worth many spins: the first nap is of 64 us
 ADDRESSED_CYCLE_REPORTS: Final = (
     1 << 14
 )  # of a backlog: the more at once, the fewer messages, which the broker pays for
@@ -105,6 +106,7 @@ def enter(config: Config, role: Role, index: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.setswitchinterval(0.0002)
+    short_slack()
     cores = config.cpu.cores_of(role.label, index)
     if cores:
         os.sched_setaffinity(0, cores)
@@ -112,6 +114,14 @@ def enter(config: Config, role: Role, index: int) -> None:
         refused = be_realtime(config.cpu.realtime_priority)
         if refused:
             say_as(f"{role.label}-{index}")(refused)
+
+
+def use_memory(config: Config, say: Callable[[str], None]) -> None:
+    """Map and lock memory as [memory] says; the supervisor has said what the machine does not grant."""
+    memory = config.memory
+    use_pages(huge=memory.huge_pages == "try", prefault=memory.prefault)
+    if memory.lock == "try" and not lock_complaint() and (complaint := lock()):
+        say(complaint)
 
 
 def name_process(role: Role, index: int) -> None:
@@ -140,6 +150,7 @@ def run_role(config: Config, role: Role, index: int, incarnation: int) -> None:
     try:
         arm_from(os.environ.get(VARIABLE, ""), f"{name}.{incarnation}")
         enter(config, role, index)
+        use_memory(config, say)
         MAINS[role](config, index, incarnation, say)
     except REFUSALS as error:
         say(str(error))
@@ -304,6 +315,8 @@ def run_router(config: Config, index: int, incarnation: int, say: Callable[[str]
     leader = partial(peers.incarnation, Role.WORKER)
     first = first_position(incarnation)
     router = Router(index, segment, first, intake, directory, shards, say, self_trade, leader)
+    idle = Idle(config.wait.mode_of("routers"), skipped=SKIPPED)
+    timeout_seconds = idle.seconds_after(0)
     seen = [0] * shards
     deadline = 0.0
     turns = 0
@@ -316,7 +329,7 @@ def run_router(config: Config, index: int, incarnation: int, say: Callable[[str]
                 router.lose(shard)
                 router.attach(shard, peers.attach(Role.WORKER, shard))
                 seen[shard] = current
-        router.step(POLL_SECONDS)
+        timeout_seconds = idle.seconds_after(router.step(timeout_seconds))
         turns += 1
         if turns & 63 == 0:
             segment.store("cpu_ns", time.process_time_ns())
@@ -394,11 +407,11 @@ def run_publisher(config: Config, index: int, incarnation: int, say: Callable[[s
             cycle_reports=ADDRESSED_CYCLE_REPORTS if sink.addressed else Settings.cycle_reports,
         ),
     )
-    idle = Idle(config.wait.mode, skipped=SPINS_MAX + YIELDS_MAX + 6)  # the first nap: 64 microseconds
+    idle = Idle(config.wait.mode_of("publisher"), skipped=SKIPPED)
     seen = [0] * config.exchange.shards
     deadline = 0.0
     segment.store("state", State.RUNNING)
-    turns = 0
+    turns = before = 0  # before: what the last turn did, so that its end is told at once
     while True:
         for shard in range(config.exchange.shards):
             current = peers.incarnation(Role.WORKER, shard)
@@ -410,8 +423,9 @@ def run_publisher(config: Config, index: int, incarnation: int, say: Callable[[s
         worked = publisher.step(time.time_ns())
         turns += 1
         segment.store("heartbeat", turns)
-        if turns & 63 == 0 or not worked:
+        if turns & 63 == 0 or (not worked and (before or turns & 7 == 0)):
             tell_published(segment, publisher)
+        before = worked
         if peers.stop_wanted(Role.PUBLISHER, index):
             deadline = deadline or time.monotonic() + config.exchange.stop_seconds
             if publisher.drained() or time.monotonic() > deadline:

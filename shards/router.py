@@ -34,7 +34,8 @@ import numpy as np
 from ringpit.engine.codes import CommandKind, Reason, SelfTrade
 from ringpit.engine.records import MARKER
 from ringpit.ipc import histogram
-from ringpit.ipc.atomics import load_cell, store_cell
+from ringpit.ipc.atomics import fence_streamed, load_cell, store_cell
+from ringpit.ipc.copying import STREAM_RECORDS_MIN, put_record, stream_record, streams
 from ringpit.ipc.segment import Segment
 from ringpit.shards.delivery import Delivery, Intake
 from ringpit.shards.directory import EVERY_SHARD, Directory, deal
@@ -89,13 +90,20 @@ def write_frame(slots, markers, tail, facts, commands, shard_of, shard, count, i
     markers[slot]["engine_ns"] = facts[5]
     markers[slot]["ingress_ns"] = facts[4]
     markers[slot]["position"] = tail + 1 + count
+    streamed = count >= STREAM_RECORDS_MIN and streams(slots)
     position = tail + 1
     for i in range(commands.shape[0]):
         if shard_of[i] == shard or shard_of[i] == EVERY_SHARD:
-            slots[position & mask] = commands[i]
+            if position == tail + 1:
+                markers[slot]["first_event"] = commands[i]["event"]
+            if streamed:
+                stream_record(slots, position & mask, commands, i)
+            else:
+                put_record(slots, position & mask, commands, i)
             position += 1
-    markers[slot]["first_event"] = slots[(tail + 1) & mask]["event"]
     histogram.record_many(ingress_ns, facts[5] - facts[4], count)
+    if streamed:
+        fence_streamed()
 
 
 def body_hash(body: bytes | memoryview) -> int:

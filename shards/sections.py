@@ -253,12 +253,40 @@ class Cpu(Section, frozen=True):
         return [value[index]] if isinstance(value[index], int) else list(value[index])
 
 
+Waiting = Annotated[
+    Literal["", "sleep", "spin", "spin-then-yield"], Meta(description="theirs alone; empty: as $.wait.mode")
+]
+
+
 class Wait(Section, frozen=True):
-    """What workers and the publisher do when there is nothing to do; routers and the journal thread always nap."""
+    """What processes do when there is nothing to do: `mode`, or what one kind of them is told instead."""
 
     mode: Annotated[
         Literal["sleep", "spin", "spin-then-yield"], Meta(description="spin only on cores of one's own")
     ] = "sleep"
+    routers: Waiting = ""
+    workers: Waiting = ""
+    journals: Waiting = ""
+    publisher: Waiting = ""
+    followers: Waiting = ""
+
+    def mode_of(self, key: str) -> str:
+        """How the processes under a key of this section wait."""
+        return getattr(self, key) or self.mode
+
+
+class Memory(Section, frozen=True):
+    """How processes hold their memory; what the machine does not grant is said at the start, and done without."""
+
+    prefault: Annotated[
+        bool, Meta(description="rings and tables have all their pages before the first order")
+    ] = True
+    huge_pages: Annotated[
+        Literal["off", "try"], Meta(description="of shared memory: needs /dev/shm mounted with huge=advise")
+    ] = "off"
+    lock: Annotated[
+        Literal["off", "try"], Meta(description="nothing leaves memory: needs an unlimited memlock limit")
+    ] = "off"
 
 
 class Follower(Section, frozen=True):
@@ -305,6 +333,7 @@ class Config(Section, frozen=True):
     kafka: Kafka = Kafka()
     cpu: Cpu = Cpu()
     wait: Wait = Wait()
+    memory: Memory = Memory()
     follower: Follower = Follower()
     snapshots: Snapshots = Snapshots()
     placement: Placement = Placement()

@@ -43,7 +43,7 @@ from ringpit.engine.through import process_through
 from ringpit.ipc.atomics import clock_ns, load_acquire, signal_self, store_release
 from ringpit.ipc.histogram import record_many
 from ringpit.ipc.idle import idle_step
-from ringpit.ipc.ring import free_room, publish_freezable, published, release
+from ringpit.ipc.ring import carry, free_room, publish_freezable, published, release
 from ringpit.shards.faults import Step
 from ringpit.shards.marks import mark
 from ringpit.wal.frames import NO_ROUTER
@@ -51,6 +51,7 @@ from ringpit.wal.frames import NO_ROUTER
 RING_FROZEN: Final = -1  # what a step answers: another process has frozen our rings
 BROKEN_OFF: Final = -2  # a simulation ends here
 STEP_MAX: Final = 1 << 40  # a whole run
+PATIENCE_AGAIN: Final = 150  # idle polls between two turns of Python in a lull: about a second
 RUN_SLOTS_MAX: Final = 2_048  # slots a run takes beyond its first frame: bounds the work between two heartbeats
 
 
@@ -181,19 +182,18 @@ def run_length(markers, head, tail):
 @njit(cache=True, nogil=True, _nrt=False)
 def journal_run(w, head, count, tail, now_ns):
     """Copy a run into the journal ring behind `tail` and stamp its markers. Returns its records without markers."""
-    input_mask = w.inputs.shape[0] - 1
-    journal_mask = w.journal.shape[0] - 1
+    carry(w.journal, tail, w.inputs, head, count)
+    mask = w.journal.shape[0] - 1
     i = 0
     records = 0
     while i < count:
-        frame = 1 + w.input_markers[(head + i) & input_mask]["count"]
-        for j in range(i, i + frame):
-            w.journal[(tail + j) & journal_mask] = w.inputs[(head + j) & input_mask]
-        w.journal_markers[(tail + i) & journal_mask]["engine_ns"] = now_ns
-        waited_ns = now_ns - w.input_markers[(head + i) & input_mask]["engine_ns"]  # as the router wrote it
-        record_many(w.wait_ns, waited_ns, frame - 1)
-        records += frame - 1
-        i += frame
+        marker = (tail + i) & mask
+        waited_ns = now_ns - w.journal_markers[marker]["engine_ns"]  # as the router wrote it
+        w.journal_markers[marker]["engine_ns"] = now_ns
+        frame_records = w.journal_markers[marker]["count"]
+        record_many(w.wait_ns, waited_ns, frame_records)
+        records += frame_records
+        i += 1 + frame_records
     return records
 
 
@@ -234,8 +234,7 @@ def take_tick(t, w, clock):
         return 0
     head = w.cells[w.at[At.INPUT_HEAD]]  # plain: only this process writes it; it stays where it is
     mask = w.journal.shape[0] - 1
-    for i in range(count):
-        w.journal[(journal_tail + i) & mask] = w.tick[i]
+    carry(w.journal, journal_tail, w.tick, 0, count)
     w.journal_markers[journal_tail & mask]["engine_ns"] = now_ns
     w.journal_markers[journal_tail & mask]["ingress_ns"] = now_ns
     w.journal_markers[journal_tail & mask]["position"] = head
@@ -354,7 +353,9 @@ def keep_time(t: Tables, w: Wires, clock: int) -> int:
 @njit(cache=True, nogil=True, _nrt=False)
 def serve(t, w):
     """Run until Python is needed; the answer is a Turn."""
-    w.own[Own.IDLE] = 0
+    patience = w.own[Own.PATIENCE]
+    # Python had its turn because nothing happens: the lull goes on, where there is one.
+    w.own[Own.IDLE] = max(patience - PATIENCE_AGAIN, 0) if w.own[Own.IDLE] >= patience else 0
     while True:
         heartbeat = w.at[At.HEARTBEAT]
         store_release(w.cells, heartbeat, w.cells[heartbeat] + 1)  # for whoever watches
@@ -388,6 +389,6 @@ def serve(t, w):
         if worked == 0:
             if load_acquire(w.board, w.at[At.STOP]) != 0:  # pairs with the supervisor's store
                 return Turn.STOP
-            if w.own[Own.IDLE] >= w.own[Own.PATIENCE]:
+            if w.own[Own.IDLE] >= patience:
                 return Turn.IDLE
         idle_step(w.own, Own.IDLE, w.own[Own.MODE], worked)

@@ -40,7 +40,8 @@ from pika.exceptions import AMQPError
 from rich.console import Console
 
 from ringpit.ipc.atomics import swap_cell
-from ringpit.ipc.segment import Segment, remove_stale
+from ringpit.ipc.pages import huge_complaint, lock_complaint
+from ringpit.ipc.segment import Segment, remove_stale, use_pages
 from ringpit.shards.amqp import cause_of, remedy_for
 from ringpit.shards.compiling import ready
 from ringpit.shards.config import Config, ConfigError
@@ -182,6 +183,7 @@ class Supervisor:
                 ) from None
             for name in remove_stale(prefix(config)):
                 self._say(f"removed {name}, left in shared memory by a run that was killed")
+            self._use_memory()
             self._require_brokers()
             config, said = pinned(config, MACHINE, os.sched_getaffinity(0))
             self.config = config
@@ -218,6 +220,15 @@ class Supervisor:
     def __exit__(self, *_error: object) -> None:
         """Whatever still runs is ended, and all shared memory is removed."""
         self._stack.close()
+
+    def _use_memory(self) -> None:
+        """Map as [memory] says, and say what this machine does not grant."""
+        memory = self.config.memory
+        huge = memory.huge_pages == "try"
+        use_pages(huge=huge, prefault=memory.prefault)
+        for wanted, complaint in ((huge, huge_complaint), (memory.lock == "try", lock_complaint)):
+            if wanted and (missing := complaint()):
+                self._say(missing)
 
     def _establish(self) -> Config:
         """The configuration with the topology that counts, which the first start makes."""

@@ -34,7 +34,8 @@ from ringpit.engine.records import COMMAND, MARKER, REPORT
 from ringpit.engine.tables import Cell, Tables, allocate
 from ringpit.engine.through import address_of_process
 from ringpit.ipc.atomics import load_cell
-from ringpit.ipc.idle import MODES, Idle
+from ringpit.ipc.idle import MODES, SLEEP, SLEEP_LIGHTLY, Idle
+from ringpit.ipc.pages import prefault
 from ringpit.ipc.ring import publish_freezable, published
 from ringpit.ipc.segment import Segment
 from ringpit.shards.answers import Answers
@@ -219,7 +220,7 @@ class Worker:
         self._process_at = address_of_process(self.tables, journal, journal.view(MARKER), output)
         self._answers = Answers(index, segment, peers.queries, self.tables)
         self._greeted: dict[int, int] = {}  # router to the incarnation whose ring we serve
-        self._idle = Idle(config.wait.mode)
+        self._idle = Idle(config.wait.mode_of("workers"))
         self._deadline = 0.0  # of a stop; 0: none was asked for
         self._careful_seq = 0  # one record at a time up to it
         self.keeper = keeper_of(config, index, say, timed=not config.follower.enabled)
@@ -258,6 +259,7 @@ class Worker:
         if loaded is not None:
             self.use(loaded.tables)
             begin, position = loaded.begin, loaded.position
+        self.touch_tables()
         self._show_goal(log, begin)
         publisher = self.peers.attach(Role.PUBLISHER, 0)
         replay = Replay(
@@ -284,6 +286,11 @@ class Worker:
         """Go on with a restored state."""
         self.tables = tables
         self._answers = Answers(self.index, self.segment, self.peers.queries, tables)
+
+    def touch_tables(self) -> None:
+        """Have the tables' pages there before the first order needs them, if [memory] says so."""
+        if self.config.memory.prefault:
+            prefault(self.tables)
 
     def _show_goal(self, log: Log, begin: Begin) -> None:
         """Say how far the log goes, for whoever waits for us."""
@@ -370,8 +377,14 @@ class Worker:
         own[Own.RUN_AT] = own[Own.RUN_END] = position
         own[Own.OUT] = own[Own.OUT_FIRST] = self._start
         self.look_for_care()
-        own[Own.MODE] = MODES[self.config.wait.mode]
+        self.wait_as("workers")
         own[Own.PATIENCE] = PATIENCE_POLLS if self.config.exchange.routers == 1 else SHARED_PATIENCE_POLLS
+
+    def wait_as(self, key: str) -> None:
+        """Wait as [wait] says for a kind of process; lightly where a follower watches our heart."""
+        mode = MODES[self.config.wait.mode_of(key)]
+        watched = mode == SLEEP and self.config.follower.enabled
+        self.own[Own.MODE] = SLEEP_LIGHTLY if watched else mode
 
     def look_for_care(self) -> None:
         """Where a predecessor has died in the middle of a run, go one record at a time."""
@@ -543,6 +556,7 @@ class Worker:
             first_position=first_position,
             confirmed_seq=lambda: load_cell(self.peers.attach(Role.PUBLISHER, 0).cells, word),
             cores=self.config.cpu.cores("journals", self.index),
+            wait_mode=self.config.wait.mode_of("journals"),
             followed=Followed(self.segment, self.peers, self.index, slots, self._say)
             if self.config.follower.enabled
             else None,

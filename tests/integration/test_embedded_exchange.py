@@ -2,11 +2,13 @@
 
 import base64
 import json
+import time
 from itertools import pairwise
 
 import pytest
 
 from ringpit.engine.codes import Reason, ReportKind
+from ringpit.ipc.idle import LULL_NAPS, MODES, NAP_US_MAX
 from ringpit.testing.exchange import RingFeeder
 from ringpit.testing.judge import model_of, received_by
 from ringpit.testing.submissions import PACKED, Submission, by_event, cut, day, differences, one_exchange
@@ -14,6 +16,7 @@ from ringpit.testing.submissions import PACKED, Submission, by_event, cut, day, 
 pytestmark = [pytest.mark.compiled, pytest.mark.timeout(600)]  # the first start on a machine compiles
 ORDERS, EVENTS, SEED = 20_000, 20, 20_261_201
 LARGEST = 100  # commands of a delivery that touches both shards
+IDLE_SECONDS = 60.0  # patience
 LIMITS = {"events": 64, "orders": 1 << 14, "levels": 1 << 14, "keys": 1 << 13}
 
 
@@ -57,6 +60,23 @@ def test_every_order_is_answered_as_the_rules_say(exchange):
     for event in range(1, EVENTS + 1):
         book = received.books[event]
         assert model.depth(event, levels) == (book["Bids"], book["Asks"]), f"event {event}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_of_waiting_serves_and_goes_on_after_an_idle_time(make_exchange, mode):
+    """However processes wait and hold their memory, what comes after an idle time is answered as ever."""
+    memory = {"prefault": mode == "sleep", "huge_pages": "try", "lock": "try"}
+    exchange = make_exchange(limits=LIMITS, wait={"mode": mode}, memory=memory)
+    exchange.start()
+    deliveries = cut(day(ORDERS // 10, events=4, seed=SEED), seed=SEED)
+    half = len(deliveries) // 2
+    feed(exchange, deliveries[:half])
+    idle_until = time.monotonic() + 2 * LULL_NAPS * NAP_US_MAX / 1e6
+    exchange.wait_for(lambda: time.monotonic() > idle_until, IDLE_SECONDS, lambda: "it is idle")
+    feed(exchange, deliveries[half:])
+    assert 0 == exchange.stop()
+    received = received_by(exchange)
+    assert_as_modelled(received, model_of(received, deliveries))
 
 
 def test_a_restart_goes_on_where_it_was(exchange):

@@ -10,7 +10,7 @@ import numpy as np
 
 import ringpit.engine  # noqa: F401 - chooses the folder of numba's cache, before the first kernel is defined
 from ringpit.ipc.idle import Idle
-from ringpit.ipc.ring import Producer
+from ringpit.ipc.ring import Producer, ring_words
 from ringpit.ipc.segment import Region, Segment, SegmentLayout
 
 RECORD = np.dtype(
@@ -19,8 +19,8 @@ RECORD = np.dtype(
 SLOTS = 1 << 10
 FRAME_MAX = 300
 BASE = (7 << 40) - 5  # the ring's end is met soon, and positions are large
-WRITER = SegmentLayout("test-writer", ("tail",), (Region("slots", RECORD, SLOTS),))
-READER = SegmentLayout("test-reader", ("head",))
+WRITER = SegmentLayout("test-writer", ring_words("tail"), (Region("slots", RECORD, SLOTS),))
+READER = SegmentLayout("test-reader", ring_words("head"))
 MIX = 0x5DEECE66D
 
 

@@ -12,7 +12,7 @@ from ringpit.ipc import ring
 from ringpit.ipc.ring import FROZEN, SEEN, Consumer, Producer
 
 RECORD = np.dtype([("number", "<i8"), ("rest", "<i8", (7,))])
-TAIL, HEAD = 2, 5  # where the words lie in cells of 8
+CELLS, TAIL, HEAD = 32, 2, 5  # where the words lie in so many cells
 BASES = (0, 1, 13, (1 << 40) - 3, 1 << 40, (1 << 61) + 5)
 
 
@@ -26,7 +26,11 @@ def numbered(first, count):
 
 def pair(slots_count, base=0):
     """Both ends of a new ring, each with cells of its own."""
-    tail_cells, head_cells, slots = np.zeros(8, np.int64), np.zeros(8, np.int64), np.zeros(slots_count, RECORD)
+    tail_cells, head_cells, slots = (
+        np.zeros(CELLS, np.int64),
+        np.zeros(CELLS, np.int64),
+        np.zeros(slots_count, RECORD),
+    )
     ends = (tail_cells, TAIL, head_cells, HEAD, slots)
     producer, consumer = Producer(*ends), Consumer(*ends)
     producer.start_at(base)
@@ -164,7 +168,7 @@ def test_the_opposite_cell_is_asked_only_when_what_was_seen_is_used_up():
 
 def test_a_frozen_tail_is_final():
     """Publishing fails once a tail is frozen; readers still see all that was published, and nothing later."""
-    cells, base = np.zeros(8, np.int64), 5 << 40
+    cells, base = np.zeros(CELLS, np.int64), 5 << 40
     ring.start_at(cells, TAIL, base)
     assert ring.publish_freezable(cells, TAIL, base, base + 3)
     assert base + 3 == ring.freeze(cells, TAIL)
@@ -210,6 +214,6 @@ def test_a_ring_of_another_size_than_a_power_of_two_is_refused(slots_count):
 
 def test_a_word_without_room_for_its_private_copy_is_refused():
     """The last cell of an array cannot be a tail."""
-    cells = np.zeros(8, np.int64)
-    with pytest.raises(ValueError, match="tail_index must leave room for 2 cells of 8, was 7"):
-        Producer(cells, 7, cells, 0, np.zeros(4, RECORD))
+    cells = np.zeros(CELLS, np.int64)
+    with pytest.raises(ValueError, match="tail_index must leave room for 18 cells of 32, was 15"):
+        Producer(cells, 15, cells, 0, np.zeros(4, RECORD))

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from ringpit.perf import __main__ as command_line
-from ringpit.perf import harness
+from ringpit.perf import harness, peer
 
 
 @pytest.fixture
@@ -120,12 +120,56 @@ def test_pinning_is_undone_and_there_is_a_core_for_each_process_or_none_for_any(
 
 @pytest.mark.compiled
 def test_the_ring_benchmark_moves_every_record(tmp_path):
-    """A small run of two processes: both sums are n(n-1)/2, all rates are above 0, and it is found by its name."""
+    """A small run of two processes: every sum is n(n-1)/2, all figures are above 0, and the C++ queue is there or said to be left out."""
     count = 50_000
     results = tmp_path / "ring.jsonl"
-    sizes = ["--records", str(count), "--messages", "500", "--slots", "256", "--batch", "64"]
+    sizes = [
+        "--records",
+        str(count),
+        "--messages",
+        "500",
+        "--rounds",
+        "2000",
+        "--slots",
+        "256",
+        "--batch",
+        "64",
+    ]
     assert 0 == command_line.main(["ring", "--repeat", "1", "--results", str(results), *sizes])
     record = json.loads(results.read_text())
-    assert count * (count - 1) // 2 == record["facts"]["sum_singly"] == record["facts"]["sum_batched"]
-    assert 5 == len(record["figures"])
+    facts = record["facts"]
+    total = count * (count - 1) // 2
+    assert [total] * 3 == [facts[f"sum_{name}"] for name in ("singly", "batched", "in_place")]
+    compiled = "cpp_batched_per_s" in record["figures"]
+    assert compiled != facts["cpp"].startswith("left out: ")
+    assert not compiled or [total, total] == facts["sum_cpp"]
+    assert 10 + 2 * compiled == len(record["figures"])
     assert all(spread["lowest"] > 0 for spread in record["figures"].values())
+
+
+def test_without_a_compiler_the_other_queue_is_left_out_with_the_reason(monkeypatch):
+    """Nothing is measured in its place, and the sentence says what would bring it back."""
+    monkeypatch.setattr(peer.shutil, "which", lambda _name: None)
+    peer.program.cache_clear()
+    try:
+        assert None is peer.measure_queue((None, None), 1, 1, 2)
+        assert "left out: no C++ compiler (c++, g++, clang++) on PATH; install g++" == peer.program()[1]
+    finally:
+        peer.program.cache_clear()
+
+
+@pytest.mark.compiled
+@pytest.mark.timeout(600)  # the first start on a machine compiles
+def test_the_waiting_benchmark_measures_latency_and_cost(tmp_path):
+    """One mode, a few records: a latency after each gap, and the cost of each kind of process, which adds up."""
+    results = tmp_path / "wait.jsonl"
+    sizes = ["--modes", "sleep", "--records", "3", "--seconds", "1"]
+    assert 0 == command_line.main(["wait", "--repeat", "1", "--results", str(results), *sizes])
+    figures = {name: spread["median"] for name, spread in json.loads(results.read_text())["figures"].items()}
+    latencies = [value for name, value in figures.items() if "_after_" in name]
+    kinds = ("router", "worker", "journal", "publisher", "supervisor")
+    assert 6 == len(latencies)
+    assert all(value > 0 for value in latencies)
+    assert figures["sleep_idle_all_percent"] == pytest.approx(
+        sum(figures[f"sleep_idle_{kind}_percent"] for kind in kinds)
+    )

@@ -80,6 +80,18 @@ def test_every_section_of_a_file(write):
     ]  # fmt: skip
 
 
+def test_each_kind_of_process_waits_as_it_is_told_or_else_as_all(write):
+    """The keys of [wait] beside `mode` are for one kind of process each; empty ones follow `mode`."""
+    config = load(write('[wait]\nmode = "spin-then-yield"\nworkers = "spin"\njournals = "sleep"\n'), {})
+    kinds = ("routers", "workers", "journals", "publisher", "followers")
+    expected = ["spin-then-yield", "spin", "sleep", "spin-then-yield", "spin-then-yield"]
+    assert expected == [config.wait.mode_of(kind) for kind in kinds]
+    assert {"sleep"} == {Config().wait.mode_of(kind) for kind in kinds}
+    assert "$.wait.routers must be one of \"\", sleep, spin, spin-then-yield, was 'nap'; it is: " in refusal(
+        write('[wait]\nrouters = "nap"\n')
+    )
+
+
 def test_environment_wins_over_file_and_file_over_default(write):
     """Each value comes from the strongest place that has it, and the explanation names that place."""
     path = write('[exchange]\nshards = 3\nname = "in-file"\n[cpu]\nworkers = [1, 2, 3]')

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from ringpit.engine.codes import CommandKind
 from ringpit.engine.records import MARKER
+from ringpit.ipc.idle import MODES
 from ringpit.ipc.segment import Segment
 from ringpit.shards import journal as journals
 from ringpit.shards.config import Config
@@ -43,7 +44,7 @@ def until(condition, what):
 class Shard:
     """A worker's segment, a log that is durable when it is told to, and the thread between them."""
 
-    def __init__(self):
+    def __init__(self, wait_mode="sleep"):
         config = Config()
         config = replace(
             config,
@@ -65,6 +66,7 @@ class Shard:
             first_position=FIRST,
             confirmed_seq=lambda: self.confirmed,
             cores=[],
+            wait_mode=wait_mode,
         )
 
     def close(self):
@@ -240,6 +242,21 @@ def test_an_idle_log_is_looked_after(shard, monkeypatch):
     monkeypatch.setattr(shard.log, "poll", counted)
     shard.journal.start()
     until(lambda: len(polls) > 2, "polls of an idle log")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_of_waiting_sees_what_comes_after_an_idle_time(mode):
+    """A journal thread that has been idle makes durable what is published then, and ends when it is told to."""
+    shard = Shard(mode)
+    try:
+        shard.journal.start()
+        until(lambda: shard.segment.load("journal_heartbeat") > 50, "an idle thread's heart")
+        shard.publish(frames_of(20))
+        shard.log.held = False
+        shard.log.release()
+        until(lambda: shard.segment.load("durable_seq") > 0, "what came late")
+    finally:
+        shard.close()
 
 
 FAILURE = """

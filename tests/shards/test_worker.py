@@ -1,6 +1,7 @@
 """A worker recovers what the log holds, says again what may be missing, and serves whoever counts."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ringpit.engine.digest import digest
 from ringpit.engine.image import IMAGE_INDEX
 from ringpit.engine.records import COMMAND
 from ringpit.engine.tables import Cell
+from ringpit.ipc.idle import SLEEP, SLEEP_LIGHTLY, SPIN, SPIN_THEN_YIELD
 from ringpit.ipc.ring import freeze
 from ringpit.shards.config import Config
 from ringpit.shards.flow import creations, frames
@@ -20,7 +22,9 @@ from ringpit.shards.layout import (
     first_position,
 )
 from ringpit.shards.queries import Client
-from ringpit.shards.worker import WorkerFrozen
+from ringpit.shards.sections import Follower, Wait
+from ringpit.shards.serve import Own
+from ringpit.shards.worker import Worker, WorkerFrozen
 from ringpit.testing.house import (
     DEADLINE_SECONDS,
     ROUTER_FIRST,
@@ -295,6 +299,28 @@ def test_a_frozen_worker_leaves(house):
 
 
 # Time and questions ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "followed", "workers", "followers"),
+    [
+        ("sleep", False, SLEEP, SLEEP),
+        ("sleep", True, SLEEP_LIGHTLY, SLEEP_LIGHTLY),
+        ("spin-then-yield", True, SPIN_THEN_YIELD, SPIN),
+    ],
+)
+def test_a_worker_waits_as_its_kind_is_told_and_lightly_where_its_heart_is_watched(
+    mode, followed, workers, followers
+):
+    """A lull of many milliseconds would look like death to a follower; one that spins has none."""
+    told = "spin" if mode == "spin-then-yield" else ""
+    config = Config(wait=Wait(mode=mode, followers=told), follower=Follower(enabled=followed))
+    waits = SimpleNamespace(config=config, own=np.zeros(len(Own), np.int64))
+    modes = []
+    for kind in ("workers", "followers"):
+        Worker.wait_as(waits, kind)
+        modes.append(waits.own[Own.MODE])
+    assert [workers, followers] == modes
 
 
 def timed_frames(expires_ns):

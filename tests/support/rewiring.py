@@ -194,6 +194,7 @@ def rewired(world: Any) -> Iterator[Changes]:
             (worker, "Idle", world.make_idle),
             (worker, "nonce_of", partial(nonce_of, schedule)),
             (follower, "nonce_of", partial(nonce_of, schedule)),
+            (journal, "Idle", world.make_journal_idle),
             (processes, "Worker", world.make_worker),
             (processes, "say_as", world.say_as),
             (processes, "tell_published", lambda *_: None),

@@ -93,7 +93,7 @@ def config_of(random: Random) -> Config:
         ),
         output=Output(sink="none", encoding="packed"),
         log=Log(kind="kafka"),
-        wait=Wait(mode="spin"),
+        wait=Wait(mode="spin", journals="sleep"),
         snapshots=SnapshotsConfig(interval_seconds=random.choice((0, 0.01, 0.04)), keep=2),  # type: ignore[arg-type]  # parts of a second, as it is our clock
         follower=Follower(enabled=random.random() < 0.7, heartbeat_ms=random.choice((20, 60))),
     )
@@ -393,9 +393,13 @@ class World:
     def flush(self) -> None:
         """Nothing."""
 
-    def make_idle(self, _mode: str, **_settings: Any) -> Callable[[int], None]:
+    def make_idle(self, _mode: str, **_settings: Any) -> "Waiting":
         """As `Idle`."""
-        return lambda worked: None if worked else self.schedule.nap(0.0003)
+        return Waiting(self.schedule, (0.0003,))
+
+    def make_journal_idle(self, _mode: str, **_settings: Any) -> "Waiting":
+        """As `Idle`, of the journal thread."""
+        return Waiting(self.schedule, (0.0002, 0.0005, 0.001))
 
     def make_event(self) -> Any:
         """As `threading.Event`: no exchange of ours is asked to stop."""
@@ -525,6 +529,28 @@ class World:
                 f"{child.name}.{child.incarnation} {child.state.name} {[child.memory.load(word) for word in known]}"
             )
         return ", ".join(said)
+
+
+class Waiting:
+    """As `Idle`: waits are naps of the schedule, the last of them again and again; polls that wait may do so for a millisecond."""
+
+    def __init__(self, schedule: Schedule, naps_seconds: tuple[float, ...]) -> None:
+        """Nothing is waited yet."""
+        self._schedule = schedule
+        self._naps_seconds = naps_seconds
+        self._idle = 0
+
+    def __call__(self, work_count: int) -> None:
+        """Nap if there was no work."""
+        if work_count:
+            self._idle = 0
+            return
+        self._schedule.nap(self._naps_seconds[min(self._idle, len(self._naps_seconds) - 1)])
+        self._idle += 1
+
+    def seconds_after(self, _work_count: int) -> float:
+        """Always the same."""
+        return 0.001
 
 
 class Event:
