@@ -36,6 +36,7 @@ import pika
 from pika import exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
 
+from ringpit.shards.scanner import OnScanned, make_scanner
 from ringpit.shards.wire import (
     FRAME_OVERHEAD_BYTES,
     Connection,
@@ -281,6 +282,11 @@ class Link:
         """Send whole frames of the current channel with the next turn."""
         assert self._connection is not None
         self._connection.emit(frames)
+
+    def scan(self, channel: Any, consumer: str, on_scanned: OnScanned) -> None:
+        """Have a consumer's deliveries scanned (scanner.py) for as long as this connection lasts; on a fresh channel, anew."""
+        assert self._connection is not None
+        self._connection.scanner = make_scanner(channel, consumer, on_scanned)
 
     @property
     def body_chunk_bytes(self) -> int:

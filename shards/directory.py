@@ -9,7 +9,7 @@ when the placement is changed later.
 The hash is version PLACEMENT_VERSION of ours, shared by all routers; it must never change for a running log.
 Orders for unknown events go where the event would live, and are refused there, in the log.
 
-Fast here because a packed delivery is dealt to shards by one kernel, one probe a command. Slow for JSON,
+Fast here because the kernels that deal (dealing.py) ask once a command, or once a row of commands of one event. Slow for JSON,
 where each order's decimal price needs the event's spec as a Python object.
 """
 
@@ -18,17 +18,12 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ringpit.engine import index
-from ringpit.engine.codes import CommandKind, Flag
 from ringpit.ipc.atomics import load_cell
 from ringpit.ipc.segment import Segment
 from ringpit.shards.kernels import kernel
 from ringpit.shards.prices import PriceSpec, PriceSpecError
 
 PLACEMENT_VERSION: Final = 1
-EVERY_SHARD: Final = -1  # where a command goes that is for all events
-# Kernels compare with plain numbers: an enum member costs a conversion each time when interpreted.
-CREATE_EVENT, MASS_CANCEL = int(CommandKind.CREATE_EVENT), int(CommandKind.MASS_CANCEL)
-ALL_EVENTS: Final = int(Flag.ALL_EVENTS)
 
 
 class Homes(NamedTuple):
@@ -66,30 +61,6 @@ def settle_home(homes, event, shard):
     return True
 
 
-@kernel
-def deal(homes, commands, count, shard_of, counts):
-    """
-    Write each record's shard into `shard_of`, EVERY_SHARD for a mass cancel of all events, and how many records each
-    shard gets into `counts`.
-
-    What completes a command names the same event, and so goes the same way. Returns how many create events.
-    """
-    counts[:] = 0
-    created = 0
-    for i in range(count):
-        kind = commands[i]["kind"]
-        if kind == MASS_CANCEL and commands[i]["flags"] & ALL_EVENTS:
-            shard_of[i] = EVERY_SHARD
-            for shard in range(counts.shape[0]):
-                counts[shard] += 1
-            continue
-        shard = home_of(homes, commands[i]["event"])
-        shard_of[i] = shard
-        counts[shard] += 1
-        created += kind == CREATE_EVENT
-    return created
-
-
 class Directory:
     """
     The events that a router knows.
@@ -98,6 +69,8 @@ class Directory:
         shards: How many there are.
         events_max: Events that can be known at once; later ones still go to their shard by hash.
         placement: Event id to shard, for events that shall not go by hash.
+
+    `spec_of(event)` is how the event's prices are written, or None if it is not known.
     """
 
     def __init__(self, shards: int, events_max: int, placement: dict[int, int]) -> None:
@@ -111,6 +84,9 @@ class Directory:
         )
         self._known: set[int] = set()
         self._specs: dict[int, PriceSpec] = {}
+        self.spec_of = (
+            self._specs.get
+        )  # asked for each decimal price: a method of ours would cost twice as much
         self._learned = [0] * shards
         self._placement = placement
 
@@ -128,10 +104,6 @@ class Directory:
         """The shard of an event: where it lives, or where it would."""
         return int(home_of(self.homes, event))
 
-    def spec_of(self, event: int) -> PriceSpec | None:
-        """How the event's prices are written, or None if it is not known."""
-        return self._specs.get(event)
-
     def create(self, event: int, spec: PriceSpec) -> None:
         """A CREATE_EVENT is on its way to its shard: later orders may use its prices."""
         self._specs.setdefault(event, spec)
@@ -139,8 +111,10 @@ class Directory:
     def learn(self, shard: int, worker: Segment) -> int:
         """Take over events that a worker shows, as far as they are new; how many there were."""
         count = load_cell(worker.cells, worker.layout.index("events_count"))  # pairs with tell_events
-        rows = worker.region("events")
         start = self._learned[shard]
+        if count == start:
+            return 0
+        rows = worker.region("events")
         for row in rows[start:count]:
             event = int(row["event"])
             self._settle(event, shard)

@@ -12,16 +12,18 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import MutableSequence
+from collections.abc import Callable, MutableSequence
+from functools import partial
 from typing import Final
 
+import msgspec
 import numpy as np
 import pika
 
 from ringpit.ipc.segment import Segment
 from ringpit.shards.config import Config
 from ringpit.shards.delivery import publisher_key
-from ringpit.shards.flow import flow
+from ringpit.shards.flow import flow, messages
 from ringpit.shards.ingress import Cell, IngressFeeder
 from ringpit.shards.layout import Role, ingress_layout, segment_name
 from ringpit.shards.outbox import Outbox
@@ -35,19 +37,36 @@ RABBIT_WINDOW: Final = 512
 APP: Final = "ringpit.feeder"
 
 
-class Flow:
-    """What a feeder sends: seeded commands cut into packed bodies."""
+def encode_messages(encoder: Callable[[object], bytes], commands: np.ndarray) -> bytes:
+    """Commands as a client writes them; one travels without a list around it."""
+    sent = list(messages(commands))
+    return encoder(sent[0] if len(sent) == 1 else sent)
 
-    def __init__(self, orders: int, *, seed: int, events: int, frame_orders: int, routers: int = 1) -> None:
-        """Draw the commands and encode the bodies, each for one router; about half a second a million orders."""
+
+# Content type of each form, and what makes a body of commands.
+FORMS: Final[dict[str, tuple[str, Callable[[np.ndarray], bytes]]]] = {
+    "packed": (CONTENT_TYPE, encode),
+    "json": ("application/json", partial(encode_messages, msgspec.json.encode)),
+    "msgpack": ("application/msgpack", partial(encode_messages, msgspec.msgpack.encode)),
+}
+
+
+class Flow:
+    """What a feeder sends: seeded commands cut into bodies of one of FORMS."""
+
+    def __init__(
+        self, orders: int, *, seed: int, events: int, frame_orders: int, routers: int = 1, form: str = "packed"
+    ) -> None:
+        """Draw the commands and encode the bodies, each for one router; packed, half a second a million orders."""
         self.commands = flow(orders, seed=seed, events=events)
+        self.content_type, make = FORMS[form]
         router_of_each = routers_of(self.commands["event"], routers)
         cut = []  # (first command, router, body)
         for router in range(routers):
             own = np.flatnonzero(router_of_each == router)
             for start in range(0, len(own), frame_orders):
                 chosen = own[start : start + frame_orders]
-                cut.append((int(chosen[0]), router, encode(self.commands[chosen])))
+                cut.append((int(chosen[0]), router, make(self.commands[chosen])))
         cut.sort()
         self.routers = [router for _, router, _ in cut]
         self.bodies = [body for _, _, body in cut]
@@ -88,11 +107,12 @@ def feed_ring(
     frame_orders: int,
     orders_per_second: float,
     progress: MutableSequence[float],
+    form: str = "packed",
 ) -> None:
     """Feed the routers' ingress rings. `progress`: deliveries sent, CPU seconds since the first, when that was."""
     become_child()
     routers = config.exchange.routers
-    source = Flow(orders, seed=seed, events=events, frame_orders=frame_orders, routers=routers)
+    source = Flow(orders, seed=seed, events=events, frame_orders=frame_orders, routers=routers, form=form)
     keys = [publisher_key(b"", APP.encode(), source.message_id(n).encode()) for n in range(len(source.bodies))]
     peers = Peers(config)
     ends = [RouterEnd(config, peers, router) for router in range(routers)]
@@ -102,7 +122,7 @@ def feed_ring(
     for number, body in enumerate(source.bodies):
         pace.wait(number)
         end = ends[source.routers[number]]
-        while not end.feeder.offer(CONTENT_TYPE, keys[number], body):
+        while not end.feeder.offer(source.content_type, keys[number], body):
             end.follow()
             time.sleep(NAP_SECONDS)
         progress[0] = number + 1
@@ -148,11 +168,12 @@ def feed_rabbit(
     frame_orders: int,
     orders_per_second: float,
     progress: MutableSequence[float],
+    form: str = "packed",
 ) -> None:
     """Publish to the routers' queues with confirms. `progress` as for `feed_ring`."""
     become_child()
     routers = config.exchange.routers
-    source = Flow(orders, seed=seed, events=events, frame_orders=frame_orders, routers=routers)
+    source = Flow(orders, seed=seed, events=events, frame_orders=frame_orders, routers=routers, form=form)
     outbox = Outbox(
         "feeder",
         endpoint_of(config),
@@ -165,7 +186,7 @@ def feed_rabbit(
     properties = [
         b"".join(
             pika.BasicProperties(
-                content_type=CONTENT_TYPE, delivery_mode=2, app_id=APP, message_id=source.message_id(n)
+                content_type=source.content_type, delivery_mode=2, app_id=APP, message_id=source.message_id(n)
             ).encode()
         )
         for n in range(len(source.bodies))

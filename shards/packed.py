@@ -27,7 +27,6 @@ import struct
 from typing import Final
 
 import numpy as np
-from numba import njit
 
 from ringpit.engine.codes import (
     BOTH_SIDES,
@@ -40,7 +39,7 @@ from ringpit.engine.codes import (
     Side,
     TimeInForce,
 )
-from ringpit.engine.limits import FRAME_COMMANDS_MAX, INT64_MAX
+from ringpit.engine.limits import FRAME_COMMANDS_MAX, INT64_MAX, require
 from ringpit.engine.records import (
     BANDS,
     BANDS_PER_RECORD,
@@ -50,6 +49,7 @@ from ringpit.engine.records import (
     RECORD_BYTES,
     dtype_of,
 )
+from ringpit.shards.kernels import kernel, leaf
 from ringpit.shards.messages import MalformedMessage
 from ringpit.shards.prices import DECIMALS_MAX, TICK_UNITS_MAX
 
@@ -111,94 +111,128 @@ def flags_of(kind: int) -> int:
     return MASS_CANCEL_FLAGS if kind == CommandKind.MASS_CANCEL else FLAGS
 
 
-@njit(cache=True)
-def sound_command(command, kind):
-    """True if a record that is no EXTENSION or BANDS keeps K1."""
-    side = command["side"]
-    order_type = command["order_type"]
-    time_in_force = command["time_in_force"]
-    self_trade = command["self_trade"]
-    outcome = command["outcome"]
-    # A negative number keeps its sign bit through `|`, so one comparison finds any of them.
-    if (side | order_type | time_in_force | self_trade | outcome) < 0:
-        return False
-    if order_type > TYPE_MAX or time_in_force > TIME_IN_FORCE_MAX or self_trade > SELF_TRADE_MAX:
-        return False
-    if outcome > OUTCOME_MAX or command["verdict"] != 0 or command["flags"] & ~FLAGS:
-        return False
-    if kind == NEW:
-        return side <= SIDE_MAX and command["payout"] == 0
-    if kind == CREATE_EVENT:
-        if side > SIDE_MAX or order_type > LEVELS_MAX:
-            return False
-        if command["order"] < 1 or command["order"] > TICK_UNITS_MAX:
-            return False
-        return 0 <= command["account"] <= DECIMALS_MAX
-    if command["payout"] != 0 or command["expires_ns"] != 0:
-        return False
-    if kind == MASS_CANCEL:
-        return side <= BOTH_SIDES and command["flags"] & EXTENDED == 0
-    return side <= SIDE_MAX
+def masks_of(kind: int) -> tuple[int, int]:
+    """
+    K1 of a command's first word: bits that must not be set, and what each byte may be raised by before its top bit is.
+
+    Both as signed words. A byte above its bound overflows into its own top bit when the second is added, so one addition and one
+    mask look at all bytes at once. The last byte has no room above it: `outcome` is bounded by its bits.
+    """
+    bounds = {name: high for name, _, high in bounds_of(kind)}
+    refused = spare = 0
+    for at, name in enumerate(WORD_FIELDS):
+        if name == "flags":
+            bits, room = ~flags_of(kind) & 0xFF, 0
+        elif name == "outcome":
+            bits, room = ~bounds[name] & 0xFF, 0
+        else:
+            bits, room = 0x80, 0x7F - bounds[name]
+        refused |= bits << 8 * at + 8
+        spare |= room << 8 * at + 8
+    return refused - (1 << 64 if refused >> 63 else 0), spare
 
 
-@njit(cache=True)
-def sound_extra(command, kind):
-    """
-    True if an EXTENSION or BANDS keeps K1; bands that are not counted are zeros. Read as the COMMAND that lies over it:
-    a count lies where a side does, bands one to six where the words from order to expires_ns do.
-    """
-    reserved = command["order_type"] | command["time_in_force"] | command["flags"] | command["verdict"]
-    if reserved | command["self_trade"] | command["outcome"]:
-        return False
-    count = command["side"]
+WORD_FIELDS: Final = ("side", "order_type", "time_in_force", "flags", "verdict", "self_trade", "outcome")
+COMPLETING: Final = (CommandKind.EXTENSION, CommandKind.BANDS)
+REFUSED, SPARE = np.zeros(LAST_KIND + 1, np.int64), np.zeros(LAST_KIND + 1, np.int64)
+for command_kind in SENT_KINDS:
+    if command_kind not in COMPLETING:
+        REFUSED[command_kind], SPARE[command_kind] = masks_of(command_kind)
+require(OUTCOME_MAX & (OUTCOME_MAX + 1) == 0, "the last byte of a command's first word is bounded by its bits")
+
+BYTE, BELOW_LAST, TOPS = 0xFF, (1 << 56) - 1, 0x80_80_80_80_80_80_80
+EXTENDED_BIT: Final = EXTENDED << 32
+READS_ON, EXTENSION_WAITS, BANDS_WAIT = 0, 1, 2  # what stands before a record and completes it, as bits
+BAD, BAD_BEFORE = -1, -2  # this record, or the one before it
+RECORD_WORDS: Final = RECORD_BYTES // 8
+EVENT_AT: Final = 1  # word of a record
+HEADER_WORDS: Final = HEADER_BYTES // 8
+HEADER_WORD: Final = int.from_bytes(MAGIC, "little") | LAYOUT_VERSION << 32
+
+
+@leaf
+def count_in_header(words, at, count_words):
+    """The records of a packed body of so many words, as its header says; -1 if header and length do not agree."""
+    if count_words <= HEADER_WORDS or words[at] != HEADER_WORD:
+        return -1
+    count = words[at + 1]
+    if count < 1 or count > FRAME_COMMANDS_MAX or HEADER_WORDS + count * RECORD_WORDS != count_words:
+        return -1
+    return count
+
+
+@kernel
+def check_completing(words, at, kind, waiting):
+    """`check_record` of an EXTENSION or BANDS; bands that are not counted are zeros."""
+    word = words[at]
     if kind == EXTENSION_KIND:
-        return count == 0
-    if count < 1 or count > BANDS_PER_RECORD:
-        return False
-    if count < 6 and command["expires_ns"] != 0:
-        return False
-    if count < 5 and command["payout"] != 0:
-        return False
-    if count < 4 and command["quantity"] != 0:
-        return False
-    if count < 3 and command["price"] != 0:
-        return False
-    return count > 1 or command["account"] == 0
+        if word != EXTENSION_KIND:
+            return BAD
+    else:
+        count = word >> 8
+        if count < 1 or count > BANDS_PER_RECORD:
+            return BAD
+        for band in range(count, BANDS_PER_RECORD):
+            if words[at + EVENT_AT + 1 + band] != 0:
+                return BAD
+    if waiting & EXTENSION_WAITS != 0:
+        return BAD_BEFORE
+    if waiting != READS_ON and words[at + EVENT_AT] != words[at - RECORD_WORDS + EVENT_AT]:
+        return BAD_BEFORE
+    return waiting | (EXTENSION_WAITS if kind == EXTENSION_KIND else BANDS_WAIT)
 
 
-@njit(cache=True)
-def check(commands, count):
-    """Index of the first of `count` records that a client may not send, or -1 (K1, K3)."""
-    waiting = 0  # the kind of the record before, if it completes this one
-    banded = False  # bands wait for their CREATE_EVENT
+@leaf
+def check_record(words, at, waiting):
+    """
+    Check the record whose first word is at `at` (K1, K3).
+
+    `waiting` is what this gave for the record before, READS_ON for the first. The answer says what waits now, or BAD or BAD_BEFORE.
+    """
+    word = words[at]
+    kind = word & BYTE
+    if kind < FIRST_KIND or kind > LAST_KIND or kind in (TICK, MARKER):
+        return BAD
+    if kind in (EXTENSION_KIND, BANDS_KIND):
+        return check_completing(words, at, kind, waiting)
+    if (word & REFUSED[kind]) | (((word & BELOW_LAST) + SPARE[kind]) & TOPS) != 0:
+        return BAD
+    if kind == CREATE_EVENT:
+        if (
+            words[at + 2] < 1
+            or words[at + 2] > TICK_UNITS_MAX
+            or words[at + 3] < 0
+            or words[at + 3] > DECIMALS_MAX
+        ):
+            return BAD
+    elif words[at + 6] != 0 or (kind != NEW and words[at + 7] != 0):
+        return BAD
+    extended = word & EXTENDED_BIT != 0
+    if waiting == READS_ON:
+        return BAD if extended else READS_ON
+    if extended != (waiting & EXTENSION_WAITS != 0):
+        return BAD if extended else BAD_BEFORE
+    if waiting & BANDS_WAIT != 0 and kind != CREATE_EVENT:
+        return BAD_BEFORE
+    if words[at + EVENT_AT] != words[at - RECORD_WORDS + EVENT_AT]:
+        return BAD_BEFORE
+    return READS_ON
+
+
+@kernel
+def check_words(words, count):
+    """Index of the first of `count` records, as words, that a client may not send, or -1."""
+    waiting = READS_ON
     for index in range(count):
-        kind = commands[index]["kind"]
-        if kind < FIRST_KIND or kind > LAST_KIND or kind in (TICK, MARKER):
-            return index
-        if kind in (EXTENSION_KIND, BANDS_KIND):
-            if not sound_extra(commands[index], kind):
-                return index
-            if waiting == EXTENSION_KIND:
-                return index - 1
-        else:
-            if not sound_command(commands[index], kind):
-                return index
-            extended = commands[index]["flags"] & EXTENDED != 0
-            if extended != (waiting == EXTENSION_KIND):
-                return index if extended else index - 1
-            if banded and kind != CREATE_EVENT:
-                return index - 1
-        if waiting != 0 and commands[index]["event"] != commands[index - 1]["event"]:
-            return index - 1
-        if kind == EXTENSION_KIND:
-            waiting = EXTENSION_KIND
-        elif kind == BANDS_KIND:
-            waiting = BANDS_KIND
-            banded = True
-        else:
-            waiting = 0
-            banded = False
-    return count - 1 if waiting != 0 else -1
+        waiting = check_record(words, index * RECORD_WORDS, waiting)
+        if waiting < 0:
+            return index if waiting == BAD else index - 1
+    return count - 1 if waiting != READS_ON else -1
+
+
+def check(commands: np.ndarray, count: int) -> int:
+    """Index of the first of `count` records that a client may not send, or -1 (K1, K3)."""
+    return int(check_words(np.frombuffer(commands.tobytes(), np.int64), count))
 
 
 def complaint(commands: np.ndarray, at: int) -> str:

@@ -256,6 +256,7 @@ def open_intake(config: Config, router: int, segment: Segment, say: Callable[[st
             prefetch=config.rabbitmq.prefetch,
             dead_letter_exchange=config.rabbitmq.dead_letter_exchange,
             dead_letter_queue=config.rabbitmq.dead_letter_exchange,
+            scanner=config.rabbitmq.scanner,
             say=say,
         )
     ingress = Segment.attach(segment_name(config, "ingress", router, 0), ingress_layout(config))

@@ -14,8 +14,11 @@ When a worker has a new incarnation nothing is dealt until it has recovered. The
 ring to begin, and has everything unacknowledged delivered again; the shards' key windows remove what their
 logs already hold.
 
-Fast here: packed bodies are checked, dealt and copied by three kernels, whatever their size. Slow here: JSON, half
-a microsecond a message; and many small deliveries, which pay for Python each.
+Deliveries are gathered, up to DEALT_PER_STEP_MAX of one form, and dealt by one call of a kernel (dealing.py). What was decoded
+and finds no room stays decoded.
+
+Fast here: packed bodies, whatever their size: one pass over their words. Slow here: JSON, most of a microsecond a
+message; and small deliveries, each of which is a Python object, about a microsecond.
 
 Invariants:
 
@@ -23,92 +26,107 @@ Invariants:
     T2  nothing is dealt to a shard between the end of its worker and the handshake with the next
 """
 
+import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final, NamedTuple
 
 import google_crc32c
 import numpy as np
 
 from ringpit.engine.codes import CommandKind, Reason, SelfTrade
-from ringpit.engine.records import MARKER
-from ringpit.ipc import histogram
-from ringpit.ipc.atomics import fence_streamed, load_cell, store_cell
-from ringpit.ipc.copying import STREAM_RECORDS_MIN, put_record, stream_record, streams
+from ringpit.engine.records import COMMAND, RECORD_BYTES
+from ringpit.ipc.atomics import load_cell, store_cell
 from ringpit.ipc.segment import Segment
-from ringpit.shards.delivery import Delivery, Intake
-from ringpit.shards.directory import EVERY_SHARD, Directory, deal
-from ringpit.shards.faults import Step, met
-from ringpit.shards.kernels import kernel
+from ringpit.shards import faults
+from ringpit.shards.dealing import (
+    DECODED,
+    PACKED,
+    Dealer,
+    Dealt,
+    Owed,
+    Own,
+    Row,
+    deal_rows,
+    owe,
+    settled_until,
+    words_over,
+)
+from ringpit.shards.delivery import Body, Delivery, Intake
+from ringpit.shards.directory import Directory
+from ringpit.shards.faults import Crash, Step, met
 from ringpit.shards.layout import State
-from ringpit.shards.messages import MalformedMessage, decode, to_commands
-from ringpit.shards.packed import CONTENT_TYPE as PACKED
-from ringpit.shards.packed import first_complaint, view
+from ringpit.shards.messages import (
+    EventMessage,
+    MalformedMessage,
+    PlainOrder,
+    decode,
+    decode_plain,
+    pack_words,
+    to_words,
+)
+from ringpit.shards.packed import CONTENT_TYPE, HEADER_BYTES
+from ringpit.shards.packed import decode as decode_packed
 from ringpit.shards.prices import PriceSpecError, spec_of_records
 
 DEALT_PER_STEP_MAX: Final = 64  # deliveries between two looks at acknowledgements
+GATHERED_BYTES_MAX: Final = 1 << 20  # bodies that are gathered before more are looked at
+UNTRIED_AFTER_MISS: Final = 31
+PENDING_LEAST: Final = 1_024  # deliveries for which there is room from the start
+COUNTERS: Final = ("deliveries", "commands", "malformed", "acknowledged")
 HASH_SHIFT: Final = 32
+WORD_BYTES: Final = 8
 
 
 class Line(NamedTuple):
-    """One shard, as its router sees it: the ring to it, and what its worker says."""
+    """One shard, as its router sees it: what its worker says."""
 
-    shard: int
-    slots: np.ndarray  # COMMAND, our own segment
-    markers: np.ndarray  # the same as MARKER
-    ingress_ns: np.ndarray  # histogram, our own segment
-    tail: int  # index of our own words
-    base: int
+    base: int  # index of our own words
     peer: int
 
 
-class Pending(NamedTuple):
-    """A delivery that is not acknowledged: the ring position that must be durable on each shard it touched."""
+class Gathered:
+    """Deliveries that are read and not dealt yet: their words in one array, a row for each."""
 
-    tag: int
-    positions: tuple[tuple[int, int], ...]  # (shard, position)
-    dead: bool  # put aside: waits for its dead letter instead
+    def __init__(self) -> None:
+        """None."""
+        self.deliveries: list[Delivery] = []
+        self.complaints: dict[int, MalformedMessage] = {}  # by row, of what could not be decoded
+        self.words = np.zeros(0, np.int64)
+        self.rows = np.zeros((0, len(Row)), np.int64)
+        self.next = 0  # row that is dealt next
 
+    @property
+    def left(self) -> int:
+        """How many are not dealt."""
+        return len(self.deliveries) - self.next
 
-@kernel
-def write_frame(slots, markers, tail, facts, commands, shard_of, shard, count, ingress_ns):
-    """
-    Write a marker and the shard's commands into free slots from `tail` on. The caller has seen the room.
+    def hold(self, deliveries: list[Delivery], facts: list[int], content: bytes) -> None:
+        """Hold others: `facts` are their rows one behind the other, `content` all their words."""
+        self.deliveries = deliveries
+        packed_facts = struct.pack(f"={len(facts)}q", *facts)  # a third of what an array of a list costs
+        self.rows = np.frombuffer(packed_facts, np.int64).reshape(-1, len(Row))
+        self.words = np.frombuffer(content, np.int64)
+        self.next = 0
 
-    Until the worker writes its own, the marker's engine time is that of the writing: where its ring wait begins.
-    """
-    mask = slots.shape[0] - 1
-    slot = tail & mask
-    markers[slot]["kind"] = CommandKind.MARKER
-    markers[slot]["router"] = facts[0]
-    markers[slot]["reserved"] = 0
-    markers[slot]["count"] = count
-    markers[slot]["key_low"] = facts[1]
-    markers[slot]["key_high"] = facts[2]
-    markers[slot]["body_hash"] = facts[3]
-    markers[slot]["engine_ns"] = facts[5]
-    markers[slot]["ingress_ns"] = facts[4]
-    markers[slot]["position"] = tail + 1 + count
-    streamed = count >= STREAM_RECORDS_MIN and streams(slots)
-    position = tail + 1
-    for i in range(commands.shape[0]):
-        if shard_of[i] == shard or shard_of[i] == EVERY_SHARD:
-            if position == tail + 1:
-                markers[slot]["first_event"] = commands[i]["event"]
-            if streamed:
-                stream_record(slots, position & mask, commands, i)
-            else:
-                put_record(slots, position & mask, commands, i)
-            position += 1
-    histogram.record_many(ingress_ns, facts[5] - facts[4], count)
-    if streamed:
-        fence_streamed()
+    def records(self, row: int) -> np.ndarray:
+        """The COMMANDs of a delivery."""
+        first, count, form = self.rows[row, [Row.FIRST, Row.WORDS, Row.FORM]].tolist()
+        header = HEADER_BYTES // WORD_BYTES if form == PACKED else 0
+        return self.words[first + header : first + count].view(COMMAND)
 
 
-def body_hash(body: bytes | memoryview) -> int:
+def is_packed(content_type: str) -> bool:
+    """True if a delivery is in the packed form, in whatever case and with whatever parameters it says so."""
+    return content_type == CONTENT_TYPE or content_type.partition(";")[0].strip().lower() == CONTENT_TYPE
+
+
+def body_hash(body: Body) -> int:
     """Names a body among those that one key may carry: its length above its CRC32C."""
-    return len(body) << HASH_SHIFT | int(google_crc32c.value(np.frombuffer(body, np.uint8)))
+    plain = body if type(body) is bytes else np.frombuffer(body, np.uint8)
+    return len(body) << HASH_SHIFT | int(google_crc32c.value(plain))
 
 
 class Router:
@@ -148,41 +166,72 @@ class Router:
         self._self_trade = self_trade
         self._leader = leader
         layout = segment.layout
-        self._lines = []
-        for shard in range(shards):
-            slots = segment.region(f"input.{shard}")
-            words = (layout.index(f"{word}.{shard}") for word in ("input_tail", "input_base", "input_peer"))
-            self._lines.append(
-                Line(shard, slots, slots.view(MARKER), segment.region(f"ingress_ns.{shard}"), *words)
-            )
-        self._tails = [first_position] * shards
-        self._heads = [0] * shards  # as last seen
-        self._durable = [0] * shards  # as last seen
+        self._lines = [
+            Line(layout.index(f"input_base.{shard}"), layout.index(f"input_peer.{shard}"))
+            for shard in range(shards)
+        ]
+        self._dealer = self._make_dealer(shards)
+        self._dealer.tails[:] = first_position
+        self._durable = np.zeros(shards, np.int64)  # as last seen
+        self._first = 0  # number of the oldest pending delivery
         self._workers: list[Segment | None] = [None] * shards
         self._awaited: set[int] = set(range(shards))  # shards whose worker has not been greeted
         self._greeted = [0] * shards  # incarnation of each worker that was greeted last
         self._redeliver = False  # a worker was greeted that does not go on with our ring
-        self._pending: deque[Pending] = deque()
         self._dead_settled: set[int] = set()
         self._waiting: deque[Delivery] = deque()
         self._taken_ns: deque[int] = deque()  # when each of them came
+        self._gathered = Gathered()
+        self._untried = 0  # deliveries that are not tried as plain ones
         self._generation = intake.generation
-        self._shard_of = np.zeros(1, np.int64)
-        self._counts = np.zeros(shards, np.int64)
-        self._facts = np.zeros(6, np.int64)
         self._beats = 0
         self._paused = False
         self._stuck = False  # a ring had no room: polling at once would only take the core from who empties it
         self._opened = False
         self._draining = False
         self.deliveries = self.commands = self.malformed = self.acknowledged = 0
-        for line in self._lines:
-            store_cell(segment.cells, line.tail, first_position)
+        self._told = (0, 0, 0, 0)
+        for tail in self._dealer.tail_at.tolist():
+            store_cell(segment.cells, tail, first_position)
+
+    def _make_dealer(self, shards: int) -> Dealer:
+        """What the kernels need, for rings that are still empty."""
+        rings, ingress = (
+            [self._segment.region(f"{name}.{shard}") for shard in range(shards)]
+            for name in ("input", "ingress_ns")
+        )
+        memory, starts = words_over([*rings, *ingress])
+        layout = self._segment.layout
+        own = np.zeros(len(Own), np.int64)
+        own[Own.ROUTER], own[Own.SLOTS] = self.index, len(rings[0])
+        armed = faults.armed
+        own[Own.FAULT_STEP : Own.FAULT_LEFT + 1] = armed.step, armed.signal_number, armed.left
+        return Dealer(
+            homes=self._directory.homes,
+            memory=memory,
+            ring_at=starts[:shards].copy(),
+            ingress_at=starts[shards:].copy(),
+            cells=self._segment.cells,
+            tail_at=np.array([layout.index(f"input_tail.{shard}") for shard in range(shards)], np.int64),
+            tails=np.zeros(shards, np.int64),
+            heads=np.zeros(shards, np.int64),
+            counts=np.zeros(shards, np.int64),
+            pending=np.zeros((PENDING_LEAST, Owed.POSITIONS + shards), np.int64),
+            own=own,
+        )
 
     @property
     def idle(self) -> bool:
         """True if everything taken in is acknowledged."""
-        return not self._pending and not self._waiting
+        return not self._pending_count() and not self._undealt()
+
+    def _pending_count(self) -> int:
+        """Deliveries that are dealt or put aside and not acknowledged."""
+        return int(self._dealer.own[Own.END]) - self._first
+
+    def _undealt(self) -> int:
+        """Deliveries that were taken in and wait."""
+        return len(self._waiting) + self._gathered.left
 
     def lose(self, shard: int) -> None:
         """The shard's worker has gone, or has not come yet: deal nothing until it is attached (T2)."""
@@ -211,8 +260,8 @@ class Router:
             self._directory.learn(shard, worker)
             line = self._lines[shard]
             if not self._greeted[shard] or worker.load("continues") != self._greeted[shard]:
-                store_cell(self._segment.cells, line.base, self._tails[shard])
-                self._heads[shard] = 0
+                store_cell(self._segment.cells, line.base, int(self._dealer.tails[shard]))
+                self._dealer.heads[shard] = 0
                 self._durable[shard] = 0
                 self._redeliver = True
             self._greeted[shard] = worker.incarnation
@@ -244,18 +293,19 @@ class Router:
         if self._awaited:
             self._greet()
         ready = not self._awaited
-        if ready:
-            self._learn()
         acknowledged = self._acknowledge() if ready else 0
         self._press_back(ready)
-        busy = bool(acknowledged) or (ready and bool(self._waiting) and not self._stuck)
+        busy = bool(acknowledged) or (ready and self._undealt() > 0 and not self._stuck)
         arrived = self._intake.poll(0.0 if busy else timeout_seconds)
         if self._intake.generation != self._generation:
             self._forget()
         if arrived and not self._draining:
             self._waiting.extend(arrived)
             self._taken_ns.extend([time.time_ns()] * len(arrived))
-        dealt = self._deal_waiting() if ready else 0
+        dealt = 0
+        if ready and self._undealt():
+            self._learn()
+            dealt = self._deal_waiting()
         self._tell()
         return acknowledged + dealt
 
@@ -264,6 +314,7 @@ class Router:
         self._draining = True
         self._waiting.clear()
         self._taken_ns.clear()
+        self._gathered = Gathered()
         self._press_back(ready=False)
 
     def close(self) -> None:
@@ -272,7 +323,7 @@ class Router:
 
     def _press_back(self, ready: bool) -> None:
         """Pause the intake while deliveries wait for room or for a worker; resume when they do not."""
-        wanted = self._draining or not ready or len(self._waiting) > DEALT_PER_STEP_MAX
+        wanted = self._draining or not ready or self._undealt() > DEALT_PER_STEP_MAX
         if wanted and not self._paused:
             self._intake.pause()
         elif self._paused and not wanted:
@@ -282,17 +333,19 @@ class Router:
     def _forget(self) -> None:
         """Everything unacknowledged is void and comes again with new tags."""
         self._generation = self._intake.generation
-        for pending in self._pending:  # they are counted when they are dealt again
-            self.malformed -= pending.dead
-            self.deliveries -= not pending.dead
-        self._pending.clear()
+        for number in range(self._first, self._first + self._pending_count()):
+            dead = int(self._owed(number)[Owed.DEAD])  # they are counted when they are dealt again
+            self.malformed -= dead
+            self.deliveries -= 1 - dead
+        self._first += self._pending_count()
         self._waiting.clear()
         self._taken_ns.clear()
+        self._gathered = Gathered()
         self._dead_settled.clear()
 
     def _acknowledge(self) -> int:
         """Acknowledge the longest prefix of which everything is durable (T1)."""
-        if not self._pending:
+        if not self._pending_count():
             return 0
         self._dead_settled.update(self._intake.settled_dead_letters())
         for shard, worker in enumerate(self._workers):
@@ -302,117 +355,193 @@ class Router:
             if self._leader is not None and self._leader(shard) != worker.incarnation:
                 return 0  # it leads no more: what it calls durable may count for no reader
             self._durable[shard] = durable
-        tag = count = 0
-        while self._pending and self._settled(self._pending[0]):
-            tag = self._pending.popleft().tag
-            self._dead_settled.discard(tag)
-            count += 1
+        first = self._settled_from(self._first)
+        count = first - self._first
         if count:
+            tag = int(self._owed(first - 1)[Owed.TAG])
+            self._first = first
             met(Step.BEFORE_ACKNOWLEDGE)
             self._intake.acknowledge(tag)
             met(Step.ACKNOWLEDGED)
             self.acknowledged += count
         return count
 
-    def _settled(self, pending: Pending) -> bool:
-        """True if nothing of this delivery can be lost any more."""
-        if pending.dead:
-            return pending.tag in self._dead_settled
-        return all(self._durable[shard] >= position for shard, position in pending.positions)
+    def _settled_from(self, first: int) -> int:
+        """Number of the first delivery, from `first` on, of which something can still be lost, or which is not dealt yet."""
+        end = int(self._dealer.own[Own.END])
+        while True:
+            first = int(settled_until(self._dealer.pending, first, end, self._durable))
+            if first == end:
+                return first
+            owed = self._owed(first)
+            if not owed[Owed.DEAD] or int(owed[Owed.TAG]) not in self._dead_settled:
+                return first
+            self._dead_settled.discard(int(owed[Owed.TAG]))
+            first += 1
+
+    def _owed(self, number: int) -> np.ndarray:
+        """The row of a pending delivery."""
+        pending = self._dealer.pending
+        row: np.ndarray = pending[number & (len(pending) - 1)]
+        return row
 
     def _deal_waiting(self) -> int:
-        """Deal what waits until a ring is full."""
+        """Deal what waits until a ring is full. Returns how many deliveries moved."""
         self._stuck = False
-        for dealt in range(DEALT_PER_STEP_MAX):
-            if not self._waiting:
-                return dealt
-            if not self._deal(self._waiting[0], self._taken_ns[0]):
-                self._stuck = True
-                return dealt
+        dealt = 0
+        while dealt < DEALT_PER_STEP_MAX and not self._stuck and self._undealt():
+            if not self._gathered.left:
+                self._gather(DEALT_PER_STEP_MAX - dealt)
+            left = self._gathered.left
+            self._deal()
+            dealt += left - self._gathered.left
+        return dealt
+
+    def _deal(self) -> None:
+        """Deal what is gathered, as far as there is room; what cannot be dealt is put aside."""
+        gathered, dealer = self._gathered, self._dealer
+        looked = False
+        while gathered.left:
+            start, before = gathered.next, dealer.own[Own.CREATED]
+            end, why = deal_rows(dealer, gathered.words, gathered.rows, start, len(gathered.rows))
+            gathered.next = end
+            self.deliveries += end - start
+            if dealer.own[Own.CREATED] != before:
+                self._learn_created(start, end)
+            if why == Dealt.MALFORMED:
+                self._put_aside(end)
+                gathered.next += 1
+            elif why == Dealt.FULL:
+                if looked and end == start:
+                    self._stuck = True
+                    return
+                looked = True
+                self._look_at_heads()
+            elif why == Dealt.BROKEN_OFF:
+                raise Crash
+
+    def _gather(self, count_max: int) -> None:
+        """Read the next deliveries of one form: packed ones as they are, others decoded."""
+        packed = is_packed(self._waiting[0].content_type)
+        deliveries: list[Delivery] = []
+        size = 0
+        for delivery in islice(self._waiting, count_max):
+            if size > GATHERED_BYTES_MAX or is_packed(delivery.content_type) is not packed:
+                break
+            size += len(delivery.body)
+            deliveries.append(delivery)
+        self._gathered.complaints.clear()
+        (self._gather_packed if packed else self._gather_decoded)(deliveries)
+        for _ in deliveries:
             self._waiting.popleft()
             self._taken_ns.popleft()
-        return DEALT_PER_STEP_MAX
+        self._make_room(len(deliveries))
 
-    def _deal(self, delivery: Delivery, taken_ns: int) -> bool:
-        """Deal one delivery to its shards; False, and nothing is changed, if a ring has no room for it."""
-        try:
-            commands = self._commands(delivery)
-        except MalformedMessage as error:
-            detail = str(error)
-            self._intake.dead_letter(delivery, Reason.MALFORMED.name, detail)
-            self._pending.append(Pending(delivery.tag, (), dead=True))
-            self.malformed += 1
-            return True
-        count = len(commands)
-        if count > len(self._shard_of):
-            self._shard_of = np.zeros(1 << count.bit_length(), np.int64)
-        created = deal(self._directory.homes, commands, count, self._shard_of, self._counts)
-        touched = [(shard, number) for shard, number in enumerate(self._counts.tolist()) if number]
-        if not all(self._has_room(shard, number + 1) for shard, number in touched):
-            return False
-        met(Step.TAKEN)
-        self._facts[:] = (self.index, *delivery.key, body_hash(delivery.body), taken_ns, time.time_ns())
-        positions = []
-        for shard, number in touched:
-            line = self._lines[shard]
-            tail = self._tails[shard]
-            write_frame(
-                line.slots,
-                line.markers,
-                tail,
-                self._facts,
-                commands,
-                self._shard_of,
-                shard,
-                number,
-                line.ingress_ns,
-            )
-            tail += number + 1
-            self._tails[shard] = tail
-            store_cell(self._segment.cells, line.tail, tail)  # pairs with the worker's acquire
-            positions.append((shard, tail))
-            met(Step.DEALT_TO_ONE)
-        met(Step.DEALT)
-        if created:
-            self._learn_created(commands)
-        self._pending.append(Pending(delivery.tag, tuple(positions), dead=False))
-        self.deliveries += 1
-        self.commands += count
-        return True
+    def _gather_packed(self, deliveries: list[Delivery]) -> None:
+        """One copy of all bodies; a body that cannot be whole records is left out, and has no words."""
+        bodies: list[Body] = []
+        facts: list[int] = []
+        first = 0
+        for (tag, _, (low, high), body, *_), taken_ns in zip(deliveries, self._taken_ns, strict=False):
+            words = 0
+            if len(body) % RECORD_BYTES == HEADER_BYTES:
+                words = len(body) // WORD_BYTES
+                bodies.append(body)
+            facts += (tag, low, high, body_hash(body), first, words, PACKED, taken_ns)
+            first += words
+        self._gathered.hold(deliveries, facts, b"".join(bodies))
 
-    def _commands(self, delivery: Delivery) -> np.ndarray:
-        """The commands of a delivery; raises MalformedMessage."""
-        kind = delivery.content_type
-        if kind != PACKED and kind.partition(";")[0].strip().lower() != PACKED:
-            return to_commands(decode(kind or None, delivery.body), self._directory.spec_of, self._self_trade)
-        commands = view(delivery.body)
-        complaint = first_complaint(commands)
-        if complaint is not None:
-            raise MalformedMessage(*complaint)
-        return commands
+    def _gather_decoded(self, deliveries: list[Delivery]) -> None:
+        """
+        Decode JSON and MessagePack. What an event's creation teaches of its prices is known from here on, whether it is dealt at
+        once or comes again.
+        """
+        words: list[object] = []
+        facts: list[int] = []
+        for row, ((tag, kind, (low, high), body, *_), taken_ns) in enumerate(
+            zip(deliveries, self._taken_ns, strict=False)
+        ):
+            first = len(words)
+            try:
+                made, created = to_words(
+                    self._read(kind or None, body), self._directory.spec_of, self._self_trade
+                )
+            except MalformedMessage as error:
+                self._gathered.complaints[row] = error
+            else:
+                words += made
+                for event, spec in created.items():
+                    self._directory.create(event, spec)
+            facts += (tag, low, high, body_hash(body), first, len(words) - first, DECODED, taken_ns)
+        self._gathered.hold(deliveries, facts, pack_words(words))
 
-    def _learn_created(self, commands: np.ndarray) -> None:
-        """Remember the price specs of events that this delivery creates, for later decimal prices."""
-        for at in np.flatnonzero(commands["kind"] == CommandKind.CREATE_EVENT).tolist():
-            if commands[at]["verdict"] == Reason.NONE:
-                try:
-                    spec = spec_of_records(commands, at)
-                except PriceSpecError:
-                    continue  # the engine refuses it, too, and says why to whoever asked
-                self._directory.create(int(commands[at]["event"]), spec)
+    def _read(self, kind: str | None, body: Body) -> Sequence[EventMessage | PlainOrder]:
+        """
+        The messages of a delivery. Most hold nothing but plain orders, and are read as such; after one that did not the next few
+        are not tried, so that a flow of others pays little for it. Raises MalformedMessage.
+        """
+        if self._untried == 0:
+            plain = decode_plain(kind, body)
+            if plain is not None:
+                return plain
+            self._untried = UNTRIED_AFTER_MISS
+        else:
+            self._untried -= 1
+        return decode(kind, body)
 
-    def _has_room(self, shard: int, slots: int) -> bool:
-        """True if a ring can take a frame; looks at the worker's head only if it seems full."""
-        line = self._lines[shard]
-        if self._tails[shard] + slots - self._heads[shard] <= len(line.slots):
-            return True
-        worker = self._workers[shard]
-        assert worker is not None
-        head = worker.layout.index(f"input_head.{self.index}")
-        self._heads[shard] = load_cell(worker.cells, head)  # pairs with the worker's release
-        return self._tails[shard] + slots - self._heads[shard] <= len(line.slots)
+    def _make_room(self, count: int) -> None:
+        """Have `pending` hold so many more."""
+        pending = self._dealer.pending
+        numbers = np.arange(self._first, self._first + self._pending_count())
+        if len(numbers) + count <= len(pending):
+            return
+        larger = np.zeros((2 * len(pending), pending.shape[1]), np.int64)
+        larger[numbers & (len(larger) - 1)] = pending[numbers & (len(pending) - 1)]
+        self._dealer = self._dealer._replace(pending=larger)
+
+    def _put_aside(self, row: int) -> None:
+        """Have a delivery that cannot be read kept by the intake, with the reason."""
+        delivery = self._gathered.deliveries[row]
+        detail = str(self._gathered.complaints.get(row) or complaint_of(delivery.body))
+        self._intake.dead_letter(delivery, Reason.MALFORMED.name, detail)
+        owe(self._dealer, delivery.tag, 1)
+        self.malformed += 1
+
+    def _learn_created(self, start: int, end: int) -> None:
+        """Remember the price specs of events that packed deliveries create, for later decimal prices."""
+        for row in range(start, end):
+            commands = self._gathered.records(row)
+            for at in np.flatnonzero(commands["kind"] == CommandKind.CREATE_EVENT).tolist():
+                if commands[at]["verdict"] == Reason.NONE:
+                    try:
+                        spec = spec_of_records(commands, at)
+                    except PriceSpecError:
+                        continue  # the engine refuses it, too, and says why to whoever asked
+                    self._directory.create(int(commands[at]["event"]), spec)
+
+    def _look_at_heads(self) -> None:
+        """Ask the workers how far they have read: only when a ring seems full."""
+        for shard, worker in enumerate(self._workers):
+            assert worker is not None
+            head = worker.layout.index(f"input_head.{self.index}")
+            self._dealer.heads[shard] = load_cell(worker.cells, head)  # pairs with the worker's release
 
     def _tell(self) -> None:
-        """Show the counters, for whoever watches."""
-        for word in ("deliveries", "commands", "malformed", "acknowledged"):
-            self._segment.store(word, getattr(self, word))
+        """Show the counters that have changed, for whoever watches."""
+        self.commands = int(self._dealer.own[Own.COMMANDS])
+        now = (self.deliveries, self.commands, self.malformed, self.acknowledged)
+        if now == self._told:
+            return
+        for word, value, before in zip(COUNTERS, now, self._told, strict=True):
+            if value != before:
+                self._segment.store(word, value)
+        self._told = now
+
+
+def complaint_of(body: Body) -> str:
+    """What is wrong with a packed body that the kernel refused."""
+    try:
+        decode_packed(body)
+    except MalformedMessage as error:
+        return str(error)
+    raise AssertionError("a packed delivery that the dealer refused must be malformed")

@@ -171,6 +171,10 @@ class Rabbitmq(Section, frozen=True):
     prefetch: Annotated[int, Meta(ge=1, le=65_535, description="unacknowledged deliveries, 1 to 65535")] = 500
     heartbeat_seconds: Annotated[int, Meta(ge=2, le=600, description="2 to 600")] = 20
     publish_window: Annotated[int, Meta(ge=1, le=65_536, description="unconfirmed messages, 1 to 65536")] = 256
+    scanner: Annotated[
+        Literal["auto", "off"],
+        Meta(description="scan deliveries past pika's decoder if it fits, or have pika decode each"),
+    ] = "auto"
 
     def __post_init__(self) -> None:
         """Hide what must not be printed."""

@@ -183,15 +183,14 @@ def run_length(markers, head, tail):
 def journal_run(w, head, count, tail, now_ns):
     """Copy a run into the journal ring behind `tail` and stamp its markers. Returns its records without markers."""
     carry(w.journal, tail, w.inputs, head, count)
-    mask = w.journal.shape[0] - 1
+    input_mask, journal_mask = w.inputs.shape[0] - 1, w.journal.shape[0] - 1
     i = 0
     records = 0
     while i < count:
-        marker = (tail + i) & mask
-        waited_ns = now_ns - w.journal_markers[marker]["engine_ns"]  # as the router wrote it
-        w.journal_markers[marker]["engine_ns"] = now_ns
-        frame_records = w.journal_markers[marker]["count"]
-        record_many(w.wait_ns, waited_ns, frame_records)
+        marker = (head + i) & input_mask  # read where it came from: what was carried may be out of the caches
+        frame_records = w.input_markers[marker]["count"]
+        w.journal_markers[(tail + i) & journal_mask]["engine_ns"] = now_ns
+        record_many(w.wait_ns, now_ns - w.input_markers[marker]["engine_ns"], frame_records)  # as the router wrote it
         records += frame_records
         i += 1 + frame_records
     return records

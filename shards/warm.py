@@ -24,10 +24,11 @@ from ringpit.engine.through import address_of_process
 from ringpit.ipc import histogram, idle
 from ringpit.ipc.atomics import load_cell, store_cell, swap_cell
 from ringpit.ipc.ring import freeze, publish_freezable, published
-from ringpit.shards import packed, router, serve
+from ringpit.shards import dealing, packed, serve
 from ringpit.shards.answers import MAKERS
-from ringpit.shards.directory import Directory, deal
+from ringpit.shards.directory import Directory
 from ringpit.shards.feed import no_timing
+from ringpit.shards.fitting import misfit
 from ringpit.shards.follow import Behind, Leader, Over, copy_run, follow
 from ringpit.shards.journal import record_cut
 from ringpit.shards.lanes import REQUEST
@@ -83,16 +84,34 @@ def warm_answers(exchange: Exchange) -> None:
 
 
 def warm_router(commands: np.ndarray) -> np.ndarray:
-    """Check, deal and write one frame; the input ring."""
+    """Check, deal and settle one delivery; the input ring."""
     directory = Directory(1, 4, {1: 0})
     directory.place()
-    slots = np.zeros(SLOTS, COMMAND)
-    shard_of, counts, facts = np.zeros(2, np.int64), np.zeros(1, np.int64), np.ones(6, np.int64)
-    facts[0] = 0
-    for form in (packed.view(packed.encode(commands)), commands):  # read-only from a body, writable from JSON
-        packed.check(form, len(form))
-        deal(directory.homes, form, len(form), shard_of, counts)
-        router.write_frame(slots, slots.view(MARKER), 0, facts, form, shard_of, 0, 2, histogram.empty())
+    block = np.zeros(SLOTS * COMMAND.itemsize + histogram.BUCKETS * 8, np.uint8)
+    slots = block[: SLOTS * COMMAND.itemsize].view(COMMAND)
+    memory, starts = dealing.words_over([slots, block[slots.nbytes :].view(np.int64)])
+    zero, own = np.zeros(1, np.int64), np.zeros(len(dealing.Own), np.int64)
+    own[dealing.Own.SLOTS] = SLOTS
+    dealer = dealing.Dealer(
+        homes=directory.homes,
+        memory=memory,
+        ring_at=starts[:1].copy(),
+        ingress_at=starts[1:].copy(),
+        cells=np.zeros(16, np.int64),
+        tail_at=zero.copy(),
+        tails=zero.copy(),
+        heads=zero.copy(),
+        counts=zero.copy(),
+        pending=np.zeros((2, dealing.Owed.POSITIONS + 1), np.int64),
+        own=own,
+    )
+    body = packed.encode(commands)
+    packed.check(commands, len(commands))
+    row = (1, 0, 0, 0, 0, len(body) // 8, dealing.PACKED, 0)
+    rows = np.frombuffer(np.array([row], np.int64).tobytes(), np.int64).reshape(1, len(row))
+    dealing.deal_rows(dealer, np.frombuffer(body, np.int64), rows, 0, 1)
+    dealing.owe(dealer, 2, 1)
+    dealing.settled_until(dealer.pending, 0, 2, zero)
     return slots
 
 
@@ -219,6 +238,7 @@ def warm() -> float:
     cells, journal, output = warm_worker(warm_router(commands_of_a_frame()))
     warm_journal(journal)
     warm_publisher(cells, output)
+    misfit()  # compiles the scanner
     published(cells, 0)
     swap_cell(cells, 0, int(cells[0]), int(cells[0]))
     publish_freezable(cells, 0, int(cells[0]), int(cells[0]))

@@ -7,11 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringpit.engine.codes import CommandKind, Flag
 from ringpit.engine.limits import INT64_MAX
-from ringpit.engine.records import COMMAND
 from ringpit.ipc.segment import Region, Segment, SegmentLayout
-from ringpit.shards.directory import EVERY_SHARD, PLACEMENT_VERSION, Directory, deal, home_of, settle_home
+from ringpit.shards.directory import PLACEMENT_VERSION, Directory, home_of, settle_home
 from ringpit.shards.layout import EVENT
 from ringpit.shards.prices import spec_of
 
@@ -76,41 +74,6 @@ def test_an_event_stays_where_it_was_settled_first(settled, strangers):
         expected.setdefault(event, empty.shard_of(event))
 
     assert expected == {event: directory.shard_of(event) for event in expected}
-
-
-@given(st.lists(EVENTS, min_size=1, max_size=30))
-def test_dealing_is_asking_for_each_command(events):
-    """`deal` says for each command what `shard_of` says for its event, and counts them."""
-    directory = Directory(3, 8, {event: number % 3 for number, event in enumerate(events[:8])})
-    directory.place()
-    commands = np.zeros(len(events), COMMAND)
-    commands["event"] = events
-    shard_of, counts = np.full(32, -1), np.full(3, -1)
-    deal(directory.homes, commands, len(events), shard_of, counts)
-
-    expected = [directory.shard_of(event) for event in events]
-    assert expected == shard_of[: len(events)].tolist()
-    assert [expected.count(shard) for shard in range(3)] == counts.tolist()
-    assert np.all(shard_of[len(events) :] == -1)
-
-
-def test_a_mass_cancel_of_all_events_goes_to_every_shard():
-    """It counts once on each; one of an event, and other kinds with that flag, go where their event lives."""
-    directory = Directory(3, 8, {event: event for event in range(3)})
-    directory.place()
-    commands = np.zeros(4, COMMAND)
-    commands["kind"] = [
-        CommandKind.MASS_CANCEL,
-        CommandKind.MASS_CANCEL,
-        CommandKind.NEW,
-        CommandKind.CREATE_EVENT,
-    ]
-    commands["flags"] = [Flag.ALL_EVENTS, 0, Flag.ALL_EVENTS, 0]
-    commands["event"] = [1, 1, 2, 2]
-    shard_of, counts = np.zeros(4, np.int64), np.zeros(3, np.int64)
-    assert 1 == deal(directory.homes, commands, 4, shard_of, counts)
-    assert [EVERY_SHARD, 1, 2, 2] == shard_of.tolist()
-    assert [1, 2, 3] == counts.tolist()
 
 
 def test_an_event_whose_prices_are_no_decimals_has_no_spec(worker):

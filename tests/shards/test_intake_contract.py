@@ -1,9 +1,10 @@
-"""Every intake keeps the same promises: the fake one, the one over shared memory, the one over RabbitMQ."""
+"""Every intake keeps the same promises: the fake one, the one over shared memory, the one over RabbitMQ, scanned and not."""
 
 import base64
 import json
 import time
 import uuid
+from contextlib import contextmanager
 
 import numpy as np
 import pika
@@ -68,8 +69,9 @@ class IngressPlace:
 class RabbitPlace:
     """A queue of its own on the real broker."""
 
-    def __init__(self, endpoint_of, url):
+    def __init__(self, endpoint_of, url, scanner):
         self.url = url
+        self.scanner = scanner
         self.endpoint_of = endpoint_of
         name = f"ringpit.test.{uuid.uuid4().hex}"
         self.queue, self.dead_name = f"{name}.orders", f"{name}.dead"
@@ -91,7 +93,9 @@ class RabbitPlace:
             prefetch=prefetch,
             dead_letter_exchange=self.dead_name,
             dead_letter_queue=self.dead_name,
+            scanner=self.scanner,
         )
+        assert made._scans == (self.scanner == "auto")
         self.opened.append(made)
         return made
 
@@ -123,21 +127,33 @@ class RabbitPlace:
         self.connection.close()
 
 
-@pytest.fixture
-def rabbit_place(request, endpoint_of):
-    made = RabbitPlace(endpoint_of, request.getfixturevalue("rabbitmq_url"))
+@contextmanager
+def rabbit_place(endpoint_of, url, scanner):
+    """A queue on the real broker, declared, and nothing left of it."""
+    made = RabbitPlace(endpoint_of, url, scanner)
     first = made.intake()
-    until(first, first.ready)  # declares the queue
+    until(first, first.ready)
     first.close()
-    yield made
-    made.close()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
-@pytest.fixture(params=["fake", "ingress", pytest.param("rabbit", marks=pytest.mark.brokers)])
-def place(request, tmp_path):
+@pytest.fixture(
+    params=[
+        "fake",
+        "ingress",
+        pytest.param("rabbit", marks=pytest.mark.brokers),
+        pytest.param("rabbit, decoded by pika", marks=pytest.mark.brokers),
+    ]
+)
+def place(request, tmp_path, endpoint_of):
     """A place to publish to and to take from."""
-    if request.param == "rabbit":
-        yield request.getfixturevalue("rabbit_place")
+    if request.param.startswith("rabbit"):
+        scanner = "auto" if request.param == "rabbit" else "off"
+        with rabbit_place(endpoint_of, request.getfixturevalue("rabbitmq_url"), scanner) as made:
+            yield made
     else:
         yield FakePlace() if request.param == "fake" else IngressPlace(tmp_path)
 

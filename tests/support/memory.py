@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ringpit.ipc.segment import Region, SegmentExists, SegmentLayout, SegmentMissing
+from ringpit.ipc.segment import SegmentExists, SegmentLayout, SegmentMissing
 
 
 class MemorySegment:
@@ -65,11 +65,6 @@ class MemorySegment:
         """Nothing to let go of: the arrays go with their last holder."""
 
 
-def _zeros(region: Region) -> np.ndarray:
-    """A region's records."""
-    return np.zeros(region.count, region.dtype)
-
-
 class Memory:
     """The shared memory of one machine: names to segments."""
 
@@ -82,7 +77,11 @@ class Memory:
         """Make a segment of zeros. Raises SegmentExists."""
         if name in self.segments:
             raise SegmentExists(f"segment {name} is there already")
-        regions = {region.name: _zeros(region) for region in layout.regions}
+        block = np.zeros(layout.bytes_total, np.uint8)  # one, as in a file: whoever spans several regions may
+        regions = {
+            region.name: np.frombuffer(block, region.dtype, region.count, layout.offset(region.name))
+            for region in layout.regions
+        }
         cells = np.zeros(layout.cells_total, np.int64)
         self.segments[name] = MemorySegment(self, name, layout, incarnation, cells, regions)
         return self.segments[name]

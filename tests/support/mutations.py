@@ -211,12 +211,13 @@ def rules_of_frames() -> dict[str, Mutation]:
         ),
         "acknowledgements with gaps": Mutation(
             "A delivery is acknowledged only as part of the contiguous durable prefix.",
-            (Edit(router, "Router._acknowledge", "while self._pending and self._settled(self._pending[0]):",
-                  "while any(map(self._settled, self._pending)):"),),
+            (Edit(router, "Router._settled_from", "first = int(settled_until(self._dealer.pending, first, end, self._durable))",
+                  "first = 1 + max((n for n in range(first, end) if settled_until(self._dealer.pending, n, n + 1, self._durable) > n), "
+                  "default=first - 1)"),),
         ),
         "acknowledged before durable": Mutation(
             "A delivery is acknowledged only when every shard that it touched has made it durable.",
-            (Edit(router, "Router._settled", "return all(", "return True or all("),),
+            (Edit(router, "Router._acknowledge", "self._durable[shard] = durable", "self._durable[shard] = 1 << 62"),),
         ),
         "not delivered again after a worker's death": Mutation(
             "The routers reopen their channels, RabbitMQ redelivers what was not acknowledged.",
@@ -228,19 +229,21 @@ def rules_of_frames() -> dict[str, Mutation]:
         ),
         "same key with another body accepted": Mutation(
             "The same key with another body is refused.",
-            (Edit(router, "Router._deal", "self._facts[:] = (self.index, *delivery.key, body_hash(delivery.body), taken_ns, time.time_ns())",
-                  "self.__dict__.setdefault('seen', {}).setdefault(delivery.key, body_hash(delivery.body)); "
-                  "self._facts[:] = (self.index, *delivery.key, self.seen[delivery.key], taken_ns, time.time_ns())"),),
+            (Edit(router, "Router._gather_packed", "body_hash(body)",
+                  "self.__dict__.setdefault('seen', {}).setdefault((low, high), body_hash(body))"),
+             Edit(router, "Router._gather_decoded", "body_hash(body)",
+                  "self.__dict__.setdefault('seen', {}).setdefault((low, high), body_hash(body))")),
         ),
         "router keeps duplicates of its own": Mutation(
             "A frame whose key is in the window is a duplicate; the decision uses logged data only.",
-            (Edit(router, "Router._deal", "    count = len(commands)\n",
+            (Edit(router, "Router._gather", "    size = 0\n",
+                  "    size = 0\n"
                   "    seen = self.__dict__.setdefault('seen', set())\n"
-                  "    if delivery.key in seen:\n"
-                  "        self._pending.append(Pending(delivery.tag, (), dead=False))\n"
-                  "        return True\n"
-                  "    seen.add(delivery.key)\n"
-                  "    count = len(commands)\n"),),
+                  "    if self._waiting[0].key in seen:\n"
+                  "        owe(self._dealer, self._waiting.popleft().tag, 0)\n"
+                  "        return\n"
+                  "    seen.add(self._waiting[0].key)\n"
+                  "    count_max = 1\n"),),
         ),
     }  # fmt: skip
 

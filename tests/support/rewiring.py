@@ -25,6 +25,7 @@ from ringpit.engine.digest import digest  # noqa: F401 - loads the engine before
 from ringpit.ipc.ring import FROZEN
 from ringpit.shards import (
     answers,
+    dealing,
     directory,
     follow,
     follower,
@@ -45,12 +46,13 @@ from ringpit.wal import reader, succession
 from ringpit.wal.reader import KIN_BITS
 
 MODULES = (
-    answers, directory, follow, follower, journal, keeper, output, peers, processes, publisher, router, serve, supervisor,
+    answers, dealing, directory, follow, follower, journal, keeper, output, peers, processes, publisher, router, serve, supervisor,
     worker, reader, succession,
 )  # fmt: skip
 LOOPS = {  # run as Python
     serve: ("time_of", "run_length", "journal_run", "publish_run", "take_tick", "take_run", "tell_events", "match_run", "serve"),
     follow: ("copy_run", "apply_run", "silent", "follow"),
+    dealing: ("deal_rows",),
 }  # fmt: skip
 
 
@@ -123,7 +125,7 @@ def cells_of(schedule: Schedule) -> dict[str, Any]:
         if not worked:
             schedule.nap(0.0)
 
-    def met(_wires: Any, step: int) -> bool:
+    def met(_own: Any, step: int) -> bool:
         schedule.pass_step(step)
         return False
 
@@ -131,7 +133,7 @@ def cells_of(schedule: Schedule) -> dict[str, Any]:
         "load_cell": load, "load_acquire": load, "store_cell": store, "store_release": store, "release": store,
         "swap_cell": swap, "publish_freezable": swap, "freeze": freeze, "published": published, "free_room": free_room,
         "idle_step": idle_step, "fence_acquire": touch, "record_many": lambda *_: None,
-        "clock_ns": lambda: schedule.now_ns, "serve.met": met, "met": schedule.pass_step,
+        "clock_ns": lambda: schedule.now_ns, "serve.met": met, "passed": met, "met": schedule.pass_step,
     }  # fmt: skip
 
 
@@ -180,7 +182,7 @@ def rewired(world: Any) -> Iterator[Changes]:
         for module, names in LOOPS.items():
             for name in names:
                 loop = getattr(module, name)
-                for user in (serve, follow, follower, worker):
+                for user in (serve, follow, follower, worker, dealing, router):
                     if getattr(user, name, None) is loop:
                         changes.put(user, name, getattr(loop, "py_func", loop))
         for owner, name, value in (
