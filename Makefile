@@ -151,7 +151,6 @@ measure: setup ## measure what the page shows, some minutes on a quiet machine: 
 	@for name in ring latency referee exchange_core events book; do \
 	  $(BIN)/python -m ringpit.perf $$name --save $(SAVED) || true; done
 	@$(BIN)/ringpit load --own --find-knee --save $(SAVED)
-	@$(MAKE) performance SAVED=$(SAVED)
 
 .PHONY: warm
 warm: setup ## compile every kernel into the cache

@@ -13,6 +13,7 @@ PERCENTILES = ("p50_us", "p99_us", "p99_9_us", "p99_99_us", "max_us")
 
 
 @pytest.mark.compiled
+@pytest.mark.timeout(900)  # the worker's first start on a machine compiles
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="injector and worker need a core each")
 def test_every_command_has_a_report_and_percentiles_rise(tmp_path, monkeypatch):
     """Two rates, two repeats: as many commands as asked for, the same reports each time, nothing left in shared memory."""
