@@ -86,7 +86,7 @@ def test_a_search_that_fails_at_once_ends():
 
 def test_several_routers_are_refused():
     """A delivery holds orders of several events, and each event belongs to one router."""
-    with pytest.raises(ValueError, match="load feeds one router, exchange.routers was 2"):
+    with pytest.raises(ValueError, match=r"load feeds one router, exchange\.routers was 2"):
         open_ends(load_config(None, {"RINGPIT__EXCHANGE__ROUTERS": "2"}))
 
 
