@@ -150,8 +150,7 @@ measure: setup ## measure what the page shows, some minutes on a quiet machine: 
 	@mkdir -p $(SAVED); $(BIN)/ringpit doctor --json --seconds 10 > $(SAVED)/doctor.jsonl || true
 	@for name in ring latency referee exchange_core events book; do \
 	  $(BIN)/python -m ringpit.perf $$name --save $(SAVED) || true; done
-	@$(BIN)/ringpit load --own --find-knee --save $(SAVED)
-	@$(MAKE) performance SAVED=$(SAVED)
+	@$(BIN)/ringpit load --own --find-knee --save $(SAVED) && rm -f $(SAVED)/load-*.png # the page draws its own
 
 .PHONY: warm
 warm: setup ## compile every kernel into the cache

@@ -131,11 +131,6 @@ class RingSender:
 
     def __init__(self, config: Config) -> None:
         """Attach to the ring and the router."""
-        if config.exchange.routers != 1:
-            raise ValueError(
-                f"load feeds one router through shared memory, exchange.routers was {config.exchange.routers}: make it 1, or "
-                "send over RabbitMQ to the queue of one"
-            )
         self._peers = Peers(config)
         self._ingress = Segment.attach(segment_name(config, "ingress", 0, 0), ingress_layout(config))
         self._router = self._peers.attach(Role.ROUTER, 0)

@@ -131,6 +131,11 @@ def measured(config: Config) -> str:
 
 def open_ends(config: Config) -> tuple[Sender, Source]:
     """Where orders go in, and where reports come out. Raises SegmentMissing, BrokerAway or ValueError."""
+    if config.exchange.routers != 1:
+        raise ValueError(
+            f"load feeds one router, exchange.routers was {config.exchange.routers}: an event's orders must all go to its own "
+            "router, and a delivery holds orders of several events; measure with exchange.routers = 1"
+        )
     over_rabbit = config.intake.source == "rabbitmq"
     source: Source = NoReports()
     if config.output.sink == "files":

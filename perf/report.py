@@ -24,7 +24,7 @@ from ringpit.perf.load_run import QUANTILES
 
 PAGE: Final = Path("docs/performance.md")
 COLUMNS_MAX: Final = 8  # cases beside each other
-COMMON: Final = ("repeat", "json", "results", "save")
+ASKED: Final = "rates"  # of which a record is one
 Record = dict[str, Any]
 
 
@@ -59,6 +59,7 @@ def records_of(folder: Path) -> list[Record]:
             continue
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             record = parsed(line, f"{path}, line {number}")
+            record.get("options", {}).pop(ASKED, None)
             key = (record["benchmark"], json.dumps(record.get("options", {}), sort_keys=True))
             if key not in newest or newest[key]["at"] <= record["at"]:
                 newest[key] = record
@@ -124,10 +125,10 @@ def page_of(folder: Path, pictures: Path) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table; the first column is text, the others numbers."""
+def table(header: Iterable[str], rows: Iterable[Iterable[str]], *, numbers: bool = True) -> str:
+    """A Markdown table; the first column is text, the others are numbers or not."""
     header = list(header)
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    lines = [header, ["---", *["---:" if numbers else "---"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
@@ -151,7 +152,7 @@ def benchmark_section(name: str, records: list[Record], pictures: Path) -> str:
     shown = [
         key for key in records[0]["options"] if len({str(record["options"].get(key)) for record in records}) > 1
     ]
-    fixed = {key: value for key, value in records[0]["options"].items() if key not in (*shown, *COMMON)}
+    fixed = {key: value for key, value in records[0]["options"].items() if key not in shown}
     head = [f"## {name}", f"{records[0]['workload']}."]
     if fixed:
         head.append("Options: " + ", ".join(f"{key} {value}" for key, value in fixed.items()) + ".")
@@ -244,7 +245,9 @@ def doctor_section(path: Path) -> str:
         return ""
     findings = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [(each["name"], each["severity"], each["found"]) for each in findings]
-    return "## The machine's readiness\n\n" + table(("finding of `ringpit doctor`", "severity", "found"), rows)
+    return "## The machine's readiness\n\n" + table(
+        ("finding of `ringpit doctor`", "severity", "found"), rows, numbers=False
+    )
 
 
 def missing_section(refused: list[Record], folder: Path) -> str:
@@ -254,4 +257,4 @@ def missing_section(refused: list[Record], folder: Path) -> str:
     if notes.exists():
         lines = [line for line in notes.read_text(encoding="utf-8").splitlines() if line.strip()]
         rows += [(what.strip(), why.strip()) for what, _, why in (line.partition(":") for line in lines)]
-    return "## Not measured\n\n" + table(("what", "why"), rows) if rows else ""
+    return "## Not measured\n\n" + table(("what", "why"), rows, numbers=False) if rows else ""

@@ -104,12 +104,13 @@ def wanted_cores(config: Any) -> int:
 
 def pinned_cores(config: Any) -> Iterator[int]:
     """Core numbers anywhere in [cpu]."""
-    waiting = [getattr(config.cpu, key) for key in config.cpu.__struct_fields__]
+    fields = [getattr(config.cpu, key) for key in config.cpu.__struct_fields__]
+    waiting = [value for value in fields if isinstance(value, list)]  # other keys say how, not where
     while waiting:
         value = waiting.pop()
         if isinstance(value, list):
             waiting += value
-        elif isinstance(value, int) and not isinstance(value, bool):
+        else:
             yield value
 
 

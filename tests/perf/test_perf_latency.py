@@ -13,10 +13,12 @@ PERCENTILES = ("p50_us", "p99_us", "p99_9_us", "p99_99_us", "max_us")
 
 
 @pytest.mark.compiled
+@pytest.mark.timeout(900)  # the worker's first start on a machine compiles
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="injector and worker need a core each")
 def test_every_command_has_a_report_and_percentiles_rise(tmp_path, monkeypatch):
     """Two rates, two repeats: as many commands as asked for, the same reports each time, nothing left in shared memory."""
     monkeypatch.setattr("ringpit.perf.latency.LIVES", 5_000)
+    monkeypatch.setattr("ringpit.perf.latency.WARM", 1_000)
     monkeypatch.setattr("ringpit.perf.latency.JITTER_SECONDS", 0.01)
     sizes = ["--rates", "0.01,0.5", "--seconds", "0.05", "--commands", "2000", "--repeat", "2"]
     assert 0 == command_line.main(["latency", "--save", str(tmp_path), *sizes])
