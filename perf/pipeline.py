@@ -37,7 +37,8 @@ from ringpit.shards.config import Config, load
 from ringpit.shards.demo import demo_config, drained, stage_counts, standing
 from ringpit.shards.feeders import feed_rabbit, feed_ring
 from ringpit.shards.layout import Role
-from ringpit.shards.processes import endpoint_of, queue_of
+from ringpit.shards.processes import endpoint_of
+from ringpit.shards.routes import queue_of
 from ringpit.shards.stages import STAGES
 from ringpit.shards.supervisor import Supervisor
 

@@ -190,7 +190,9 @@ def journal_run(w, head, count, tail, now_ns):
         marker = (head + i) & input_mask  # read where it came from: what was carried may be out of the caches
         frame_records = w.input_markers[marker]["count"]
         w.journal_markers[(tail + i) & journal_mask]["engine_ns"] = now_ns
-        record_many(w.wait_ns, now_ns - w.input_markers[marker]["engine_ns"], frame_records)  # as the router wrote it
+        record_many(
+            w.wait_ns, now_ns - w.input_markers[marker]["engine_ns"], frame_records
+        )  # as the router wrote it
         records += frame_records
         i += 1 + frame_records
     return records
