@@ -30,6 +30,7 @@ from ringpit.shards.directory import Directory
 from ringpit.shards.layout import State, first_position, router_layout, segment_name, worker_layout
 from ringpit.shards.packed import CONTENT_TYPE
 from ringpit.shards.router import Router
+from ringpit.shards.sections import Placement
 
 CONTENT_TYPES: Final = {
     "json": "application/json",
@@ -97,7 +98,9 @@ class Drained:
         self.segment = made("router", router_layout(config), 0)
         self.workers = [made("worker", worker_layout(config), shard) for shard in range(shards)]
         directory = Directory(
-            shards, config.limits.events * shards, {event: event % shards for event in range(1, EVENTS + 1)}
+            shards,
+            config.limits.events * shards,
+            Placement(events={event: event % shards for event in range(1, EVENTS + 1)}),
         )
         for event in range(1, EVENTS + 1):
             directory.create(event, CENTS)

@@ -227,9 +227,7 @@ def broken_rules(config: Config) -> Iterator[tuple[str, str, str]]:
                 f"must have one entry for each of {count}",
                 f"see $.exchange.{processes}; [] pins none",
             )
-    if any(shard >= config.exchange.shards for shard in config.placement.events.values()):
-        last = config.exchange.shards - 1
-        yield "placement.events", f"must name shards from 0 to {last}", "correct it or raise $.exchange.shards"
+    yield from broken_placement_rules(config)
     if config.output.release == "matched" and config.output.encoding == "packed":
         yield (
             "output.encoding",
@@ -246,6 +244,28 @@ def broken_rules(config: Config) -> Iterator[tuple[str, str, str]]:
             "a follower reads what the log holds: use segments or kafka",
         )
     yield from broken_rabbitmq_rules(config)
+
+
+def broken_placement_rules(config: Config) -> Iterator[tuple[str, str, str]]:
+    """The rules of where events live."""
+    placement, last = config.placement, config.exchange.shards - 1
+    for name, shards in (
+        ("events", placement.events.values()),
+        ("ranges", placement.ranges.values()),
+        ("reserved", placement.reserved),
+    ):
+        if any(shard > last for shard in shards):
+            yield (
+                f"placement.{name}",
+                f"must name shards from 0 to {last}",
+                "correct it or raise $.exchange.shards",
+            )
+    if len(set(placement.reserved)) > last:
+        yield "placement.reserved", "must leave a shard for events that are not placed", "leave one out"
+    try:
+        placement.rows()
+    except ValueError as error:
+        yield "placement.ranges", str(error).rpartition(", was ")[0] or str(error), "correct it"
 
 
 def broken_rabbitmq_rules(config: Config) -> Iterator[tuple[str, str, str]]:

@@ -22,8 +22,10 @@ from ringpit.ipc.atomics import load_cell
 from ringpit.ipc.segment import Segment
 from ringpit.shards.kernels import kernel
 from ringpit.shards.prices import PriceSpec, PriceSpecError
+from ringpit.shards.sections import Placement
 
 PLACEMENT_VERSION: Final = 1
+EVERYWHERE: Final = Placement()  # no event has a place of its own
 
 
 class Homes(NamedTuple):
@@ -32,7 +34,9 @@ class Homes(NamedTuple):
     events: np.ndarray  # int64, by slot
     shards: np.ndarray  # int64, by slot
     index: np.ndarray  # type: ignore[assignment]  # int64 entries: event to slot; hides tuple.index
-    cells: np.ndarray  # int64: [0] slots used, [1] shards
+    cells: np.ndarray  # int64: [0] slots used
+    ranges: np.ndarray  # int64, a row each: first id, last id, shard
+    open_shards: np.ndarray  # int64: those that a hash may choose
 
 
 @kernel
@@ -45,7 +49,10 @@ def home_of(homes, event):
         if homes.events[slot] == event:
             return homes.shards[slot]
         position = index.seek(homes.index, fingerprint, position + 1)
-    return fingerprint % homes.cells[1]
+    for row in range(homes.ranges.shape[0]):
+        if homes.ranges[row, 0] <= event <= homes.ranges[row, 1]:
+            return homes.ranges[row, 2]
+    return homes.open_shards[fingerprint % homes.open_shards.shape[0]]
 
 
 @kernel
@@ -68,19 +75,22 @@ class Directory:
     Args:
         shards: How many there are.
         events_max: Events that can be known at once; later ones still go to their shard by hash.
-        placement: Event id to shard, for events that shall not go by hash.
+        placement: Where events live that shall not go by hash. Its ranges are gone through one by one: some tens cost nothing.
 
     `spec_of(event)` is how the event's prices are written, or None if it is not known.
     """
 
-    def __init__(self, shards: int, events_max: int, placement: dict[int, int]) -> None:
+    def __init__(self, shards: int, events_max: int, placement: Placement = EVERYWHERE) -> None:
         """Knows nothing but the placement."""
-        slots = events_max + len(placement)
+        slots = events_max + len(placement.events)
+        reserved = set(placement.reserved)
         self.homes = Homes(
             np.zeros(slots, np.int64),
             np.zeros(slots, np.int64),
             index.make_index(slots),
-            np.array([0, shards], np.int64),
+            np.zeros(1, np.int64),
+            np.array(placement.rows(), np.int64).reshape(-1, 3),
+            np.array([shard for shard in range(shards) if shard not in reserved], np.int64),
         )
         self._known: set[int] = set()
         self._specs: dict[int, PriceSpec] = {}
@@ -88,7 +98,7 @@ class Directory:
             self._specs.get
         )  # asked for each decimal price: a method of ours would cost twice as much
         self._learned = [0] * shards
-        self._placement = placement
+        self._placement = placement.events
 
     def place(self) -> None:
         """Apply the placement to events that no log has placed yet; call it after the first `learn` of each shard."""

@@ -310,8 +310,7 @@ def run_router(config: Config, index: int, incarnation: int, say: Callable[[str]
     segment = own_segment(config, Role.ROUTER, index, incarnation)
     intake = open_intake(config, index, segment, say)
     shards = config.exchange.shards
-    placement = dict(config.placement.events)
-    directory = Directory(shards, config.limits.events * shards, placement)
+    directory = Directory(shards, config.limits.events * shards, config.placement)
     self_trade = config.orders.self_trade_mode()
     leader = partial(peers.incarnation, Role.WORKER)
     first = first_position(incarnation)

@@ -37,7 +37,7 @@ from ringpit.engine.codes import EventState
 from ringpit.engine.digest import digest_of, digest_of_each
 from ringpit.engine.state import State, StateTooLarge, export, require_room, split
 from ringpit.engine.tables import Cell, Tables
-from ringpit.shards.config import Config, ConfigError
+from ringpit.shards.config import Config, ConfigError, broken_placement_rules
 from ringpit.shards.directory import Directory
 from ringpit.shards.faults import Step, met
 from ringpit.shards.keeper import load_newest, newest_of, store_of
@@ -159,15 +159,13 @@ def _topology_of(config: Config) -> Topology:
 
 def _next(config: Config, topology: Topology, shards: int) -> Config:
     """The configuration of the next generation, whose files are durable whatever `log.fsync` says."""
-    misplaced = {event: shard for event, shard in config.placement.events.items() if shard >= shards}
-    if misplaced:
-        source = config.sources.get("placement.events", "default")
-        raise ConfigError(
-            f"{source}: $.placement.events must name shards from 0 to {shards - 1}, was {misplaced}; correct it, or reshard to "
-            f"more shards"
-        )
     durable = replace(config, log=replace(config.log, fsync=True))
-    return at(durable, topology.generation + 1, shards)
+    following = at(durable, topology.generation + 1, shards)
+    for key, rule, remedy in broken_placement_rules(following):
+        source = config.sources.get(key, "default")
+        value = getattr(config.placement, key.partition(".")[2])
+        raise ConfigError(f"{source}: $.{key} {rule}, was {value}; {remedy}, or reshard to more shards")
+    return following
 
 
 # -- the old books
@@ -219,7 +217,7 @@ def _replayed(old: Config, shard: int, say: Say) -> Tables:
 def _deal(old: Config, new: Config, before: list[ShardBooks], states: list[State], say: Say) -> list[State]:
     """The states of the new shards. Raises StateTooLarge if the limits are too small, ConfigError if nothing would move."""
     shards = new.exchange.shards
-    directory = Directory(shards, 1, dict(new.placement.events))
+    directory = Directory(shards, 1, new.placement)
     directory.place()
 
     def homes(events: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ strings as soon as a struct is made: they are themselves when used and `***` in 
 """
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -314,13 +315,38 @@ class Snapshots(Section, frozen=True):
     keep: Annotated[int, Meta(ge=2, le=1_000, description="how many of a shard are kept, 2 to 1000")] = 3
 
 
+RANGE: Final = re.compile(r"(-?\d{1,19})\.\.(-?\d{1,19})")
+
+
 class Placement(Section, frozen=True):
-    """Which shard an event is created on; for others a hash of the id decides."""
+    """Which shard an event is created on; for others a hash of the id decides. One event goes before a range."""
 
     events: Annotated[
         dict[Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)], Annotated[int, Meta(ge=0, le=63)]],
         Meta(description='event id to shard, as in "7" = 1'),
     ] = {}
+    ranges: Annotated[
+        dict[str, Annotated[int, Meta(ge=0, le=63)]],
+        Meta(description='event ids from the first to the last, to a shard, as in "1000..1999" = 2'),
+    ] = {}
+    reserved: Annotated[
+        list[Annotated[int, Meta(ge=0, le=63)]],
+        Meta(description="shards of their own: no event gets there by its hash"),
+    ] = []
+
+    def rows(self) -> list[tuple[int, int, int]]:
+        """(first id, last id, shard) of each range, in order. Raises ValueError with a rule that one of them breaks."""
+        rows = []
+        for text, shard in self.ranges.items():
+            found = RANGE.fullmatch(text)
+            if found is None or int(found[1]) > int(found[2]):
+                raise ValueError(f'must be like "1000..1999" = 2, the smaller id first, was {text!r}')
+            rows.append((int(found[1]), int(found[2]), shard))
+        rows.sort()
+        for before, after in pairwise(rows):
+            if before[1] >= after[0]:
+                raise ValueError(f"must not overlap, as {before[0]}..{before[1]} and {after[0]}..{after[1]} do")
+        return rows
 
 
 class Config(Section, frozen=True):

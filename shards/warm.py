@@ -37,6 +37,7 @@ from ringpit.shards.marks import MARK_CELLS, mark
 from ringpit.shards.mirror import allocate_mirror
 from ringpit.shards.output import ShardViews, Word
 from ringpit.shards.publisher import Publisher, Settings
+from ringpit.shards.sections import Placement
 from ringpit.shards.sinks import NoSink
 from ringpit.wal.memory import MemoryLog
 from ringpit.wal.reader import recover
@@ -85,7 +86,7 @@ def warm_answers(exchange: Exchange) -> None:
 
 def warm_router(commands: np.ndarray) -> np.ndarray:
     """Check, deal and settle one delivery; the input ring."""
-    directory = Directory(1, 4, {1: 0})
+    directory = Directory(1, 4, Placement(events={1: 0}))
     directory.place()
     block = np.zeros(SLOTS * COMMAND.itemsize + histogram.BUCKETS * 8, np.uint8)
     slots = block[: SLOTS * COMMAND.itemsize].view(COMMAND)

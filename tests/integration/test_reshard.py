@@ -89,7 +89,7 @@ def live_on_more_shards(exchange):
     assert [] == differences(by_event(model.reports[0]), by_event(reports))
     assert model.digests() == [digest_of_all(exchange)]
     assert [] == received[2].contradicted
-    directory = Directory(NEW_SHARDS, 1, {})
+    directory = Directory(NEW_SHARDS, 1)
     assert {event: directory.shard_of(event) for event in received[2].homes()} == received[2].homes()
     assert set(range(NEW_SHARDS)) == set(received[2].homes().values())
     late = received[2].by_log_order()

@@ -22,6 +22,7 @@ from ringpit.shards.dealing import (
 )
 from ringpit.shards.directory import Directory
 from ringpit.shards.packed import encode
+from ringpit.shards.sections import Placement
 
 SHARDS = 3
 SLOTS = 32
@@ -32,7 +33,7 @@ ROUTER = 2
 
 def dealer_of(first=FIRST):
     """A dealer over three rings that begin at a position, the rings, and their histograms."""
-    directory = Directory(SHARDS, EVENTS, {event: event % SHARDS for event in range(EVENTS)})
+    directory = Directory(SHARDS, EVENTS, Placement(events={event: event % SHARDS for event in range(EVENTS)}))
     directory.place()
     block = np.zeros(SHARDS * (SLOTS * COMMAND.itemsize + BUCKETS * 8), np.uint8)
     ring_bytes = SLOTS * COMMAND.itemsize

@@ -29,6 +29,7 @@ from ringpit.shards.planning import plan
 from ringpit.shards.processes import open_log, open_view
 from ringpit.shards.rerun import Books, snapshot_below
 from ringpit.shards.resharding import ReshardRefused, reshard
+from ringpit.shards.sections import Placement
 from ringpit.shards.supervisor import Supervisor
 from ringpit.shards.topology import Topology, established, path_of, read, resolved, write
 from ringpit.shards.verify import verify
@@ -209,7 +210,7 @@ def test_every_event_has_its_book_on_its_new_shard(exchange, old, new):
     books, said = recut(config, new)
     assert Topology(2, new) == read(config)
     after = resolved(replace(config, exchange=replace(config.exchange, shards=new)))
-    directory = Directory(new, 1, {101: 0, 1: 0})
+    directory = Directory(new, 1, Placement(events={101: 0, 1: 0}))
     directory.place()
     found, found_settled = {}, set()
     for shard in range(new):
@@ -237,7 +238,7 @@ def test_the_placement_moves_an_event_alone(exchange):
     ):
         recut(config, 1)
     config = exchange(2)
-    first = Directory(2, 1, {})
+    first = Directory(2, 1)
     moved = next(event for event in (1, 3, 4, 5) if first.shard_of(event) == 0)
     recut(exchange(2, PLACEMENT__EVENTS=f"{{{moved} = 1}}"), 2)
     books, _, _ = tables_of(resolved(config), 1)
@@ -249,7 +250,7 @@ def test_a_life_behind_it_goes_on(exchange):
     config = exchange(2)
     recut(config, 3)
     new = resolved(replace(config, exchange=replace(config.exchange, shards=3)))
-    directory = Directory(3, 1, {})
+    directory = Directory(3, 1)
     newest = keyed_frames(RECORDS[1])[-2:]
     tick = np.zeros(1, COMMAND)
     tick["kind"] = CommandKind.TICK

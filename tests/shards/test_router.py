@@ -20,6 +20,7 @@ from ringpit.shards.directory import Directory
 from ringpit.shards.layout import State, first_position, router_layout, segment_name, worker_layout
 from ringpit.shards.packed import CONTENT_TYPE, encode
 from ringpit.shards.router import Router, body_hash
+from ringpit.shards.sections import Placement
 from ringpit.testing.fake_broker import FakeBroker, FakeIntake
 
 SHARDS = 2
@@ -64,7 +65,7 @@ class Rig:
         self.workers = [None] * SHARDS
         self.dead_workers = []
         self.read = [first_position(INCARNATION)] * SHARDS  # how far the tests have looked
-        directory = Directory(SHARDS, EVENTS * SHARDS, placement)
+        directory = Directory(SHARDS, EVENTS * SHARDS, Placement(events=placement))
         self.router = Router(
             index,
             self.segment,

@@ -40,6 +40,7 @@ def trade(encoding):
     from ringpit.shards.processes import views_of
     from ringpit.shards.publisher import Publisher, Settings
     from ringpit.shards.router import Router
+    from ringpit.shards.sections import Placement
     from ringpit.shards.sinks import NoSink
     from ringpit.testing.fake_broker import FakeBroker, FakeIntake
     from ringpit.testing.house import House
@@ -53,7 +54,7 @@ def trade(encoding):
         worker.begin(state, replay)
         house.start_router(incarnation + 100)
         router = Router(
-            0, house.router, first_position(incarnation + 100), FakeIntake(broker), Directory(1, 8, {7: 0}), 1, print
+            0, house.router, first_position(incarnation + 100), FakeIntake(broker), Directory(1, 8, Placement(events={7: 0})), 1, print
         )  # fmt: skip
         router.attach(0, worker.segment)
         publisher = Publisher(NoSink(), Settings(encoding=encoding))

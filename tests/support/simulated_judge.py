@@ -88,7 +88,7 @@ class Judge:
         self.limits = limits
         self.queues = queues
         self.logs = logs
-        self._directory = Directory(shards, 1, {})
+        self._directory = Directory(shards, 1)
         self.durable = [History() for _ in logs]
         self._sent: dict[int, tuple[int, int]] = {}  # shard to the newest report of the publisher that lives
         self._parts: dict[bytes, dict[int, np.ndarray]] = {}
