@@ -8,7 +8,7 @@ Waiting: what a process does when it finds no work.
     sleep lightly     pause                   give up the core        naps of 1, 2, 4 ... NAP_US_MAX us
 
 The first poll after work waits GATHER_PAUSES pauses, except in `spin`: a reader that asks again at once takes the tail's line from
-its writer for each record, and one that lets some gather moves a fifth to a half more. Any work starts the ladder again. `spin` answers in well under a microsecond and burns a core: for a core of its own.
+its writer for each record. In a sketch of a ring, letting some gather moved a fifth to a half more; in `perf ring` between distant cores, nothing. Any work starts the ladder again. `spin` answers in well under a microsecond and burns a core: for a core of its own.
 `spin-then-yield` is for fewer cores than processes: whoever has work gets the core. `sleep` leaves the
 machine alone; it answers late by its last nap: half a millisecond on the average, five after a tenth of a second without
 work, the lull. That is what lets an idle exchange take a few hundredths of a core: what costs is the waking, 15 to 50 us each

@@ -230,6 +230,13 @@ def compile_edge() -> None:
     warm_publisher(cells, output)
     warm_times(np.zeros(SLOTS, COMMAND))
     warm_state(Exchange(SMALL, market_data=True))
+    warm_waiting()
+
+
+def warm_waiting() -> None:
+    """One poll without work of a loop in Python that waits itself, and of one whose next poll does."""
+    idle.Idle("spin")(0)
+    idle.Idle("sleep").seconds_after(0)
 
 
 def warm() -> float:
@@ -244,8 +251,7 @@ def warm() -> float:
     swap_cell(cells, 0, int(cells[0]), int(cells[0]))
     publish_freezable(cells, 0, int(cells[0]), int(cells[0]))
     freeze(cells, 0)
-    idle.Idle("spin")(0)
-    idle.Idle("sleep").seconds_after(0)
+    warm_waiting()
     return time.perf_counter() - began
 
 
