@@ -228,6 +228,7 @@ def compile_edge() -> None:
     cells = np.zeros(2 * len(serve.At), np.int64)
     cells[int(serve.At.OUTPUT_TAIL) * 2] = 1
     warm_publisher(cells, output)
+    misfit()  # the scanner
     warm_times(np.zeros(SLOTS, COMMAND))
     warm_state(Exchange(SMALL, market_data=True))
     warm_waiting()
