@@ -276,6 +276,22 @@ def tell_events(t, w):
 
 
 @njit(cache=True, nogil=True, _nrt=False)
+def end_run(t, w):
+    """The run in hand is matched, and its reports are in the ring: let it count, and give its slots back. Returns 1, or BROKEN_OFF."""
+    tell_events(t, w)  # before the run counts as matched: whoever follows us shows no event later than we do
+    # pairs with publisher's, follower's acquire
+    store_release(w.cells, w.at[At.MATCHED_SEQ], w.own[Own.SEQ] - 1)
+    if met(w, Step.MATCHED):
+        return BROKEN_OFF
+    release(w.cells, w.at[At.INPUT_HEAD], w.own[Own.INPUT_END])
+    if met(w, Step.SERVED):
+        return BROKEN_OFF
+    # relaxed would do: for whoever watches
+    store_release(w.cells, w.at[At.ORDERS_RESTING], t.cells[Cell.ORDERS_USED])
+    return 1
+
+
+@njit(cache=True, nogil=True, _nrt=False)
 def match_run(t, w):
     """
     Match the run in hand as far as the output ring has room.
@@ -321,21 +337,7 @@ def match_run(t, w):
     if met(w, Step.PUBLISHED):
         return BROKEN_OFF
     if reached == w.own[Own.RUN_END]:
-        tell_events(
-            t, w
-        )  # before the run counts as matched: whoever follows us shows no event later than we do
-        store_release(
-            w.cells, w.at[At.MATCHED_SEQ], w.own[Own.SEQ] - 1
-        )  # pairs with publisher's, follower's acquire
-        if met(w, Step.MATCHED):
-            return BROKEN_OFF
-        release(w.cells, w.at[At.INPUT_HEAD], w.own[Own.INPUT_END])
-        if met(w, Step.SERVED):
-            return BROKEN_OFF
-        store_release(
-            w.cells, w.at[At.ORDERS_RESTING], t.cells[Cell.ORDERS_USED]
-        )  # relaxed would do: for whoever watches
-        return 1
+        return end_run(t, w)
     # Nothing came out although there was room: a long walk over orders that are not concerned, which goes on.
     return int(reached != at or written != out or room >= REPORTS_PER_STEP_MAX)
 

@@ -50,7 +50,7 @@ MODULES = (
     worker, reader, succession,
 )  # fmt: skip
 LOOPS = {  # run as Python
-    serve: ("time_of", "run_length", "journal_run", "publish_run", "take_tick", "take_run", "tell_events", "match_run", "serve"),
+    serve: ("time_of", "run_length", "journal_run", "publish_run", "take_tick", "take_run", "tell_events", "end_run", "match_run", "serve"),
     follow: ("copy_run", "apply_run", "silent", "follow"),
     dealing: ("deal_rows",),
 }  # fmt: skip
