@@ -376,14 +376,14 @@ def serve(t, w):
                 worked = take_tick(t, w, time_of(w))
             if worked == 0:
                 worked = take_run(w, t.cells[Cell.ENGINE_NS])
+        if worked < 0:  # before anything else: it must not be forgotten
+            return Turn.FROZEN if worked == RING_FROZEN else Turn.BROKEN_OFF
         if (
             w.own[Own.WAKE_NS] != 0
             and w.own[Own.TAKEN_NS] >= w.own[Own.WAKE_NS]
             and w.own[Own.RUN_AT] == w.own[Own.RUN_END]
         ):
             return Turn.IDLE
-        if worked < 0:
-            return Turn.FROZEN if worked == RING_FROZEN else Turn.BROKEN_OFF
         if (
             load_acquire(w.queries, w.at[At.BELL]) != w.own[Own.BELL]  # pairs with the swap in Client
             and w.own[Own.RUN_AT] == w.own[Own.RUN_END]  # V4

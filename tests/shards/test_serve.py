@@ -351,6 +351,15 @@ def test_a_frozen_journal_stops_it_before_anything_is_matched():
     assert Turn.FROZEN == rig.serve()
 
 
+def test_a_frozen_ring_is_told_also_when_python_wants_its_turn():
+    """With several routers Python goes round after each run: a frozen journal must not be taken for a turn without work."""
+    rig = Rig()
+    rig.wires.own[Own.WAKE_NS] = rig.wires.own[Own.TAKEN_NS] = 1
+    rig.submit(frames_of(3)[0])
+    freeze(rig.own_cells, int(rig.at[At.JOURNAL_TAIL]))
+    assert Turn.FROZEN == rig.serve()
+
+
 def test_a_frozen_output_ring_shows_nothing_more():
     """What is matched after the freeze is never seen, and its input is not released."""
     rig = Rig()
