@@ -85,13 +85,17 @@ brokers-status: ## say whether they run and where
 
 ##@ Test
 
-# Each step runs whatever the others said; what a failed one said last is printed again at the very end.
+# Each step runs whatever the others said; what a failed one said last is printed again at the very end. The two that need no
+# more than a core each run beside each other.
 .PHONY: test
 test: setup ## everything: lint, types, interpreted, bounds-checked, then all tests with the real brokers
 	@mkdir -p build; failed=; \
-	for step in lint types test-py test-bounds test-brokers; do \
-	  echo "== $$step"; $(MAKE) $$step 2>&1 | tee build/$$step.log || failed="$$failed $$step"; \
-	done; \
+	step() { echo "== $$1"; $(MAKE) $$1 2>&1 | tee build/$$1.log || failed="$$failed $$1"; }; \
+	step lint; step types; \
+	$(MAKE) test-bounds > build/test-bounds.log 2>&1 & beside=$$!; trap 'kill $$beside 2>/dev/null || true' EXIT; \
+	step test-py; \
+	echo "== test-bounds, which ran beside it"; wait $$beside || failed="$$failed test-bounds"; cat build/test-bounds.log; \
+	step test-brokers; \
 	for step in $$failed; do echo "== the end of $$step, which failed"; tail -n 80 build/$$step.log; done; \
 	[ -z "$$failed" ] || { echo "make test failed in:$$failed" >&2; exit 1; }
 
