@@ -379,16 +379,16 @@ def serve(t, w):
         if worked < 0:  # before anything else: it must not be forgotten
             return Turn.FROZEN if worked == RING_FROZEN else Turn.BROKEN_OFF
         if (
+            load_acquire(w.queries, w.at[At.BELL]) != w.own[Own.BELL]  # pairs with the swap in Client
+            and w.own[Own.RUN_AT] == w.own[Own.RUN_END]  # V4
+        ):
+            return Turn.QUERY
+        if (
             w.own[Own.WAKE_NS] != 0
             and w.own[Own.TAKEN_NS] >= w.own[Own.WAKE_NS]
             and w.own[Own.RUN_AT] == w.own[Own.RUN_END]
         ):
             return Turn.IDLE
-        if (
-            load_acquire(w.queries, w.at[At.BELL]) != w.own[Own.BELL]  # pairs with the swap in Client
-            and w.own[Own.RUN_AT] == w.own[Own.RUN_END]  # V4
-        ):
-            return Turn.QUERY
         if worked == 0:
             if load_acquire(w.board, w.at[At.STOP]) != 0:  # pairs with the supervisor's store
                 return Turn.STOP

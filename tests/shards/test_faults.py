@@ -38,7 +38,7 @@ def test_armed_it_ends_at_its_step_and_time():
 def test_a_signal_is_sent_to_this_process(monkeypatch):
     """What the environment says of this process and this incarnation alone."""
     sent = []
-    monkeypatch.setattr(faults.os, "kill", lambda _pid, number: sent.append(number))
+    monkeypatch.setattr(faults.signal, "pthread_kill", lambda _thread, number: sent.append(number))
     arm_from("worker-0.2:CUT:SIGKILL:1,worker-0.1:SENT:SIGSTOP:2", "worker-0.1")
     met(Step.CUT)
     met(Step.SENT)

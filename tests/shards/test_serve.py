@@ -360,6 +360,15 @@ def test_a_frozen_ring_is_told_also_when_python_wants_its_turn():
     assert Turn.FROZEN == rig.serve()
 
 
+def test_a_question_is_told_also_when_python_wants_its_turn():
+    """Likewise: whoever asks a worker of several routers is answered."""
+    rig = Rig()
+    rig.wires.own[Own.WAKE_NS] = rig.wires.own[Own.TAKEN_NS] = 1
+    assert Turn.IDLE == rig.serve()
+    rig.put(At.BELL, 1)
+    assert Turn.QUERY == rig.serve()
+
+
 def test_a_frozen_output_ring_shows_nothing_more():
     """What is matched after the freeze is never seen, and its input is not released."""
     rig = Rig()
