@@ -110,7 +110,7 @@ def test_a_generator_that_fell_behind_says_so():
     assert ["10 orders were not sent: the way in took nothing more"] == said
     said.clear()
     tell(result(1_000, 1_000, answered=80), said.append)
-    assert ["20 orders had no report 10 s after the last one"] == said
+    assert ["20 orders had no report 30 s after the last one"] == said
 
 
 def test_the_orders_of_a_rate_are_named_by_a_hash():
