@@ -104,7 +104,7 @@ SEEDS: Final = {  # mutation to a seed that it breaks
     "claims above what is durable": 15,
     "follows a younger worker": 125,
     "writes over what is not known yet": 39,
-    "leadership without compare-and-swap": 933,
+    "leadership without compare-and-swap": 1_278,
     "reports before durable": 1,
     "publisher starts behind what is confirmed": 6,
     "publisher does not drop what it has sent": 11,
