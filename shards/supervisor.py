@@ -43,7 +43,7 @@ from ringpit.ipc.atomics import swap_cell
 from ringpit.ipc.pages import huge_complaint, lock_complaint
 from ringpit.ipc.segment import Segment, remove_stale, use_pages
 from ringpit.shards.amqp import cause_of, remedy_for
-from ringpit.shards.compiling import ready
+from ringpit.shards.compiling import is_cold, ready
 from ringpit.shards.config import Config, ConfigError
 from ringpit.shards.exits import Exit
 from ringpit.shards.faults import spared
@@ -192,13 +192,15 @@ class Supervisor:
             cores = config.cpu.cores("supervisor")
             if cores:
                 os.sched_setaffinity(0, cores)
-            self._say(f"kernels ready after {ready(self._say):.1f} s")
             self._context = multiprocessing.get_context("forkserver")
             os.environ["RINGPIT_FORK_SERVER"] = "1"
             os.environ["NUMBA_CACHE_DIR"] = (
                 config_of_numba.CACHE_DIR
             )  # one cache for all, whatever is edited meanwhile
             self._context.set_forkserver_preload(["ringpit.shards.warm"])
+            if not is_cold():
+                multiprocessing.forkserver.ensure_running()  # loads its kernels while we load ours
+            self._say(f"kernels ready after {ready(self._say):.1f} s")
             self._board = Segment.create(segment_name(config, "board", 0, 0), board_layout(config))
             stack.callback(self._remove, self._board)
             stack.callback(self._remove, Segment.create(queries_name(config), queries_layout(config)))
