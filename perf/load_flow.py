@@ -42,7 +42,6 @@ ENCODINGS: Final = {
     "msgpack": "application/msgpack",
     "json": "application/json",
 }
-ARRIVALS: Final = ("even", "poisson", "burst")
 ACCOUNTS: Final = 100
 LOW, HIGH = 1, 99  # ticks of an event of demo and uniform
 QUANTITY_MAX: Final = 100

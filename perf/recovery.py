@@ -25,17 +25,15 @@ import numpy as np
 from ringpit.engine.codes import LevelKind
 from ringpit.engine.digest import digest
 from ringpit.engine.limits import INT64_MAX, Limits
-from ringpit.engine.records import COMMAND, MARKER
+from ringpit.engine.records import COMMAND, MARKER, REPORT
 from ringpit.engine.state import State, export, restore
 from ringpit.engine.tables import Tables, allocate
-from ringpit.ipc import histogram
 from ringpit.perf.events import TICKS, events_flow
 from ringpit.perf.harness import benchmark, positive
 from ringpit.perf.snapshot import let_go, refuse
 from ringpit.perf.stage import creations, power_of_two_above
 from ringpit.shards import serve
 from ringpit.shards.flow import frames
-from ringpit.shards.marks import MARK_CELLS
 from ringpit.shards.worker import Replay
 from ringpit.wal.batch import HEADER
 from ringpit.wal.memory import MemoryLog
@@ -135,18 +133,12 @@ def _look_away(_header: np.void, _records: np.ndarray) -> None:
     """The log is empty."""
 
 
-def journal_ns(records: np.ndarray) -> float:
+def journal_ns(tables: Tables, records: np.ndarray) -> float:
     """Nanoseconds a command that the worker spends on copying it into the journal ring and stamping it."""
     slots = power_of_two_above(RUN)
     inputs, journal = np.zeros(slots, COMMAND), np.zeros(2 * slots, COMMAND)
     inputs[:RUN] = records[:RUN].view(COMMAND)
-    nothing = np.zeros(1, np.int64)
-    wires = serve.Wires(
-        cells=nothing, router=nothing, publisher=nothing, board=nothing, queries=nothing, at=nothing, own=nothing,
-        attached=nothing, inputs=inputs, input_markers=inputs.view(MARKER), journal=journal,
-        journal_markers=journal.view(MARKER), tick=serve.tick_frame(), output=journal, events=nothing,
-        wait_ns=histogram.empty(), match_ns=histogram.empty(), matched_marks=np.zeros(MARK_CELLS, np.int64), clock=nothing, process_at=0,
-    )  # fmt: skip
+    wires = serve.lone_wires(tables, inputs, journal, np.zeros(1, REPORT))
     serve.journal_run(wires, 0, RUN, 0, 1)
     began_ns = time.perf_counter_ns()
     for run in range(JOURNALED_RUNS):
@@ -188,7 +180,7 @@ def measure(_arguments: argparse.Namespace, prepared: Prepared) -> dict[str, obj
     return figures | {
         "apply_mps": len(prepared.tail) / apply_seconds / 1e6,
         "replay_mps": len(prepared.tail) / ruled_seconds / 1e6,
-        "journal_ns": journal_ns(prepared.tail),
+        "journal_ns": journal_ns(tables, prepared.tail),
         "records": len(prepared.tail),
         "digest": prepared.digest,
     }

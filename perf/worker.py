@@ -21,23 +21,18 @@ import numpy as np
 from ringpit.engine.codes import LevelKind, ReportKind
 from ringpit.engine.machine import process
 from ringpit.engine.records import COMMAND, MARKER, REPORT
-from ringpit.engine.tables import Cell, Tables
-from ringpit.engine.through import address_of_process
-from ringpit.ipc import histogram
+from ringpit.engine.tables import Cell
 from ringpit.ipc.atomics import store_cell
 from ringpit.perf.harness import FactsDifferError, benchmark, cores_for, pin, positive
 from ringpit.perf.referee import book_for, encode
 from ringpit.perf.referee_flow import ORDERS, SCENARIOS, SEED, messages
 from ringpit.perf.stage import LEVELS, Book
 from ringpit.shards.flow import frames
-from ringpit.shards.layout import EVENT
-from ringpit.shards.marks import MARK_CELLS
-from ringpit.shards.serve import STEP_MAX, At, Own, Wires, serve, tick_frame
+from ringpit.shards.serve import At, Own, lone_wires, serve
 
 INPUT_SLOTS: Final = 1 << 14
 JOURNAL_SLOTS: Final = 1 << 14
 OUTPUT_SLOTS: Final = 1 << 17  # more than the reports of a full input ring
-CELLS_APART: Final = 16  # between two words: a line and its neighbour
 WORDS_PER_RECORD: Final = 8
 CHECKSUM_MASK: Final = (1 << 62) - 1
 
@@ -50,38 +45,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--frame", type=positive, default=100, help="orders in one delivery")
     parser.add_argument("--levels", choices=list(LEVELS), default="ladder", help="structure of price levels")
-
-
-def wires_of(tables: Tables) -> Wires:
-    """A worker's wires over memory of our own."""
-    at = np.arange(len(At)) * CELLS_APART
-    cells, router, publisher, board, queries = (np.zeros(len(At) * CELLS_APART, np.int64) for _ in range(5))
-    own = np.zeros(len(Own), np.int64)
-    own[Own.SEQ], own[Own.STEP] = 1, STEP_MAX
-    inputs, journal = np.zeros(INPUT_SLOTS, COMMAND), np.zeros(JOURNAL_SLOTS, COMMAND)
-    output = np.zeros(OUTPUT_SLOTS, REPORT)
-    return Wires(
-        cells=cells,
-        router=router,
-        publisher=publisher,
-        board=board,
-        queries=queries,
-        at=at,
-        own=own,
-        attached=np.zeros(2, np.int64),
-        inputs=inputs,
-        input_markers=inputs.view(MARKER),
-        journal=journal,
-        journal_markers=journal.view(MARKER),
-        tick=tick_frame(),
-        output=output,
-        events=np.zeros(1, EVENT),
-        wait_ns=histogram.empty(),
-        match_ns=histogram.empty(),
-        matched_marks=np.zeros(MARK_CELLS, np.int64),
-        clock=np.zeros(1, np.int64),
-        process_at=address_of_process(tables, journal, journal.view(MARKER), output),
-    )
 
 
 def chunks(records: np.ndarray) -> Iterator[np.ndarray]:
@@ -109,7 +72,8 @@ class Served:
         """Nothing is in any ring."""
         self.tables = book.reset()
         self.tables.cells[Cell.MARKET_DATA] = 1
-        self.wires = wires_of(self.tables)
+        inputs, journal = np.zeros(INPUT_SLOTS, COMMAND), np.zeros(JOURNAL_SLOTS, COMMAND)
+        self.wires = lone_wires(self.tables, inputs, journal, np.zeros(OUTPUT_SLOTS, REPORT))
         self.position = 0
         self.out = 0
         self.reports = self.checksum = self.spent_ns = 0

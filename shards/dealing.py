@@ -28,10 +28,10 @@ import numpy as np
 
 from ringpit.engine.codes import CommandKind, Flag
 from ringpit.engine.records import MARKER, RECORD_BYTES
-from ringpit.ipc.atomics import clock_ns, signal_self, store_release
+from ringpit.ipc.atomics import clock_ns, store_release
 from ringpit.ipc.histogram import bucket_of
 from ringpit.shards.directory import Homes, home_of
-from ringpit.shards.faults import Step
+from ringpit.shards.faults import Step, passed
 from ringpit.shards.kernels import kernel
 from ringpit.shards.packed import HEADER_WORDS, READS_ON, check_record, count_in_header
 
@@ -74,9 +74,6 @@ class Own(IntEnum):
     END = auto()  # number of the next pending delivery
     COMMANDS = auto()  # records dealt so far
     CREATED = auto()  # CREATE_EVENTs dealt so far
-    FAULT_STEP = auto()  # see faults.py
-    FAULT_SIGNAL = auto()
-    FAULT_LEFT = auto()
 
 
 class Dealt(IntEnum):
@@ -102,20 +99,7 @@ class Dealer(NamedTuple):
     counts: np.ndarray  # int64: records of the delivery in hand that go to each shard
     pending: np.ndarray  # int64, a power of two of rows (Owed)
     own: np.ndarray  # int64 (Own)
-
-
-@kernel
-def passed(own, step):
-    """Pass a fault point. True: a simulation ends the process here; a signal is sent from here."""
-    if own[Own.FAULT_STEP] != step:
-        return False
-    own[Own.FAULT_LEFT] -= 1
-    if own[Own.FAULT_LEFT] != 0:
-        return False
-    if own[Own.FAULT_SIGNAL] == 0:
-        return True
-    signal_self(own[Own.FAULT_SIGNAL])
-    return False
+    fault: np.ndarray  # int64, see faults.py
 
 
 @kernel
@@ -236,7 +220,7 @@ def deal_rows(d, words, rows, start, end):
         status = lay_records(d, words, first, count, checked)
         if status != Dealt.ALL:
             return number, status
-        if passed(d.own, Step.TAKEN):
+        if passed(d.fault, Step.TAKEN):
             return number, Dealt.BROKEN_OFF
         now_ns = clock_ns()
         place = owe(d, rows[number, Row.TAG], 0)
@@ -247,9 +231,9 @@ def deal_rows(d, words, rows, start, end):
             d.tails[shard] = tail
             store_release(d.cells, d.tail_at[shard], tail)  # L2; pairs with the worker's acquire
             d.pending[place, Owed.POSITIONS + shard] = tail
-            if passed(d.own, Step.DEALT_TO_ONE):
+            if passed(d.fault, Step.DEALT_TO_ONE):
                 return number, Dealt.BROKEN_OFF
-        if passed(d.own, Step.DEALT):
+        if passed(d.fault, Step.DEALT):
             return number, Dealt.BROKEN_OFF
     return end, Dealt.ALL
 

@@ -4,9 +4,9 @@ Fault points: named steps at which a test has a process killed or stopped. They 
     RINGPIT_FAULT="worker-0.1:JOURNALED:SIGKILL:3"      process and incarnation, step, signal, at the third time
     RINGPIT_FAULT="worker-0.1:CUT:SIGSTOP:3:SPARE"      and nobody kills it when it was taken over
 
-Incarnations count, because a process that is started again has the same environment. A step is passed by calling `met`; in a process that was not told of a fault that is one comparison. In the worker's
-kernels the same is `serve.met`, armed through the loop's own numbers. A simulation in one process arms a fault without
-signal: then `met` raises Crash, and the kernel returns to it.
+Incarnations count, because a process that is started again has the same environment. A step is passed by calling `met`; in a process that was not told of a fault that is one comparison. In
+kernels the same is `passed`, told of the fault by three cells. A simulation in one process arms a fault without
+signal: then `met` raises Crash, and `passed` is true, at which the kernel returns.
 
 A worker that is only stopped is killed by the follower that takes over, and by the supervisor. One that a test wants to
 wake, to see that it changes nothing, is spared.
@@ -22,6 +22,11 @@ import threading
 from dataclasses import dataclass
 from enum import IntEnum, auto
 from typing import Final, NamedTuple
+
+import numpy as np
+
+from ringpit.ipc.atomics import signal_self
+from ringpit.shards.kernels import kernel
 
 VARIABLE: Final = "RINGPIT_FAULT"
 SPARE: Final = "SPARE"
@@ -106,6 +111,25 @@ def met(step: Step) -> None:
             raise Crash(step.name)
         # To this thread: one that is sent to the process may stop another thread first, while this one goes on.
         signal.pthread_kill(threading.get_ident(), armed.signal_number)
+
+
+def fault_cells() -> np.ndarray:
+    """What kernels must know of this process's fault: int64 of step, signal, and how often the step is passed before."""
+    return np.array([armed.step, armed.signal_number, armed.left], np.int64)
+
+
+@kernel
+def passed(fault, step):
+    """Pass a step in a kernel, with what `fault_cells` gave. True: a simulation ends the process here; a signal is sent from here."""
+    if fault[0] != step:
+        return False
+    fault[2] -= 1
+    if fault[2] != 0:
+        return False
+    if fault[1] == 0:
+        return True
+    signal_self(fault[1])
+    return False
 
 
 def faults_of(environment: str) -> list[Fault]:

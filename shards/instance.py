@@ -4,8 +4,9 @@ Whose claims are whose: a number of the data folder's own, and nonces that carry
     <data>/instance   a number from 1 to 2**31 - 1, drawn once
 
 A process that is killed while its claim is on its way to a log that is away leaves a claim that arrives later, perhaps before its
-successor's own. The log's reader then sees that the epoch is taken, and by whom: whoever shares the data folder is dead,
-because the folder's lock lets only one exchange live, and is claimed over; anybody else is another owner (reader.py, R8).
+successor's own. The log's reader then sees that the epoch is taken, and by whom: whoever shares the data folder is dead or was
+replaced, because the folder's lock lets only one exchange live, and is claimed over; anybody else is another owner (reader.py, R8).
+A copy of the folder on another host would be kin, too: a second host gets topology.json alone.
 
 Invariant:
 

@@ -40,7 +40,6 @@ from ringpit.engine.codes import CommandKind, Reason, SelfTrade
 from ringpit.engine.records import COMMAND, RECORD_BYTES
 from ringpit.ipc.atomics import load_cell, store_cell
 from ringpit.ipc.segment import Segment
-from ringpit.shards import faults
 from ringpit.shards.dealing import (
     DECODED,
     PACKED,
@@ -56,7 +55,7 @@ from ringpit.shards.dealing import (
 )
 from ringpit.shards.delivery import Body, Delivery, Intake
 from ringpit.shards.directory import Directory
-from ringpit.shards.faults import Crash, Step, met
+from ringpit.shards.faults import Crash, Step, fault_cells, met
 from ringpit.shards.layout import State
 from ringpit.shards.messages import (
     EventMessage,
@@ -204,8 +203,6 @@ class Router:
         layout = self._segment.layout
         own = np.zeros(len(Own), np.int64)
         own[Own.ROUTER], own[Own.SLOTS] = self.index, len(rings[0])
-        armed = faults.armed
-        own[Own.FAULT_STEP : Own.FAULT_LEFT + 1] = armed.step, armed.signal_number, armed.left
         return Dealer(
             homes=self._directory.homes,
             memory=memory,
@@ -218,6 +215,7 @@ class Router:
             counts=np.zeros(shards, np.int64),
             pending=np.zeros((PENDING_LEAST, Owed.POSITIONS + shards), np.int64),
             own=own,
+            fault=fault_cells(),
         )
 
     @property

@@ -39,19 +39,22 @@ from ringpit.engine.codes import CommandKind
 from ringpit.engine.limits import INT64_MAX, REPORTS_PER_STEP_MAX
 from ringpit.engine.records import COMMAND, MARKER
 from ringpit.engine.tables import Cell, Tables
-from ringpit.engine.through import process_through
-from ringpit.ipc.atomics import clock_ns, load_acquire, signal_self, store_release
+from ringpit.engine.through import address_of_process, process_through
+from ringpit.ipc import histogram
+from ringpit.ipc.atomics import clock_ns, load_acquire, store_release
 from ringpit.ipc.histogram import record_many
 from ringpit.ipc.idle import idle_step
 from ringpit.ipc.ring import carry, free_room, publish_freezable, published, release
-from ringpit.shards.faults import Step
-from ringpit.shards.marks import mark
+from ringpit.shards.faults import Step, fault_cells, passed
+from ringpit.shards.layout import EVENT
+from ringpit.shards.marks import MARK_CELLS, mark
 from ringpit.wal.frames import NO_ROUTER
 
 RING_FROZEN: Final = -1  # what a step answers: another process has frozen our rings
 BROKEN_OFF: Final = -2  # a simulation ends here
 STEP_MAX: Final = 1 << 40  # a whole run
 PATIENCE_AGAIN: Final = 150  # idle polls between two turns of Python in a lull: about a second
+CELLS_APART: Final = 16  # between two words of `lone_wires`: a line and its neighbour
 RUN_SLOTS_MAX: Final = 2_048  # slots a run takes beyond its first frame: bounds the work between two heartbeats
 
 
@@ -94,9 +97,6 @@ class Own(IntEnum):
     BELL = auto()  # the clients' bell as it was when Python last looked what they ask
     STEP = auto()  # most records matched at once
     WAKE_NS = auto()  # engine time from which on Python wants a turn between two runs; 0: never
-    FAULT_STEP = auto()  # see faults.py: the step at which a test ends or stops this process
-    FAULT_SIGNAL = auto()
-    FAULT_LEFT = auto()
 
 
 class Turn(IntEnum):
@@ -132,7 +132,40 @@ class Wires(NamedTuple):
     match_ns: np.ndarray
     matched_marks: np.ndarray  # int64, see marks.py
     clock: np.ndarray  # int64 x 1: the time in a simulation; 0: the machine's
+    fault: np.ndarray  # int64, see faults.py
     process_at: int  # address of the engine's `process`, see through.py
+
+
+def lone_wires(
+    t: Tables, inputs: np.ndarray, journal: np.ndarray, output: np.ndarray, events_max: int = 1
+) -> Wires:
+    """Wires of a loop all of whose neighbours are arrays: for the warm-up, benchmarks and tests. Nothing was served."""
+    cells, router, publisher, board, queries = (np.zeros(len(At) * CELLS_APART, np.int64) for _ in range(5))
+    own = np.zeros(len(Own), np.int64)
+    own[Own.SEQ], own[Own.STEP] = 1, STEP_MAX
+    return Wires(
+        cells=cells,
+        router=router,
+        publisher=publisher,
+        board=board,
+        queries=queries,
+        at=np.arange(len(At)) * CELLS_APART,
+        own=own,
+        attached=np.zeros(2, np.int64),
+        inputs=inputs,
+        input_markers=inputs.view(MARKER),
+        journal=journal,
+        journal_markers=journal.view(MARKER),
+        tick=tick_frame(),
+        output=output,
+        events=np.zeros(events_max, EVENT),
+        wait_ns=histogram.empty(),
+        match_ns=histogram.empty(),
+        matched_marks=np.zeros(MARK_CELLS, np.int64),
+        clock=np.zeros(1, np.int64),
+        fault=fault_cells(),
+        process_at=address_of_process(t, journal, journal.view(MARKER), output),
+    )
 
 
 def tick_frame() -> np.ndarray:
@@ -150,20 +183,6 @@ def tick_frame() -> np.ndarray:
 def time_of(w):
     """Nanoseconds since the epoch."""
     return w.clock[0] if w.clock[0] != 0 else clock_ns()
-
-
-@njit(cache=True, nogil=True, _nrt=False)
-def met(w, step):
-    """Pass a fault point. True: a simulation ends the process here; a signal is sent from here."""
-    if w.own[Own.FAULT_STEP] != step:
-        return False
-    w.own[Own.FAULT_LEFT] -= 1
-    if w.own[Own.FAULT_LEFT] != 0:
-        return False
-    if w.own[Own.FAULT_SIGNAL] == 0:
-        return True
-    signal_self(w.own[Own.FAULT_SIGNAL])
-    return False
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -187,7 +206,7 @@ def journal_run(w, head, count, tail, now_ns):
     i = 0
     records = 0
     while i < count:
-        marker = (head + i) & input_mask  # read where it came from: what was carried may be out of the caches
+        marker = (head + i) & input_mask
         frame_records = w.input_markers[marker]["count"]
         w.journal_markers[(tail + i) & journal_mask]["engine_ns"] = now_ns
         record_many(
@@ -206,7 +225,7 @@ def publish_run(w, count, records, input_end, now_ns):
     Of its `count` slots `records` hold no marker.
     """
     journal_tail = w.own[Own.RUN_END]
-    if met(w, Step.COPIED):
+    if passed(w.fault, Step.COPIED):
         return BROKEN_OFF
     if not publish_freezable(w.cells, w.at[At.JOURNAL_TAIL], journal_tail, journal_tail + count):
         return RING_FROZEN
@@ -216,7 +235,7 @@ def publish_run(w, count, records, input_end, now_ns):
     w.own[Own.TAKEN_NS] = now_ns
     w.own[Own.TAKEN] = records
     store_release(w.cells, w.at[At.IN_HAND_SEQ], w.own[Own.SEQ] + count - 1)  # for whoever finds us dead
-    return BROKEN_OFF if met(w, Step.JOURNALED) else 1
+    return BROKEN_OFF if passed(w.fault, Step.JOURNALED) else 1
 
 
 @njit(cache=True, nogil=True, _nrt=False)
@@ -281,10 +300,10 @@ def end_run(t, w):
     tell_events(t, w)  # before the run counts as matched: whoever follows us shows no event later than we do
     # pairs with publisher's, follower's acquire
     store_release(w.cells, w.at[At.MATCHED_SEQ], w.own[Own.SEQ] - 1)
-    if met(w, Step.MATCHED):
+    if passed(w.fault, Step.MATCHED):
         return BROKEN_OFF
     release(w.cells, w.at[At.INPUT_HEAD], w.own[Own.INPUT_END])
-    if met(w, Step.SERVED):
+    if passed(w.fault, Step.SERVED):
         return BROKEN_OFF
     # relaxed would do: for whoever watches
     store_release(w.cells, w.at[At.ORDERS_RESTING], t.cells[Cell.ORDERS_USED])
@@ -327,14 +346,14 @@ def match_run(t, w):
         record_many(w.match_ns, matched_ns - w.own[Own.TAKEN_NS], w.own[Own.TAKEN])
         mark(w.matched_marks, w.own[Own.SEQ] - 1, matched_ns)  # before the publisher sees the reports
     if written != out:
-        if met(w, Step.REPORTED):
+        if passed(w.fault, Step.REPORTED):
             return BROKEN_OFF
         if not publish_freezable(w.cells, w.at[At.OUTPUT_TAIL], out, written):
             return RING_FROZEN
         w.own[Own.OUT] = written
         if w.cells[w.at[At.FIRST_MATCH_NS]] == 0:  # plain: only this process writes it
             store_release(w.cells, w.at[At.FIRST_MATCH_NS], time_of(w))  # for whoever measures a take-over
-    if met(w, Step.PUBLISHED):
+    if passed(w.fault, Step.PUBLISHED):
         return BROKEN_OFF
     if reached == w.own[Own.RUN_END]:
         return end_run(t, w)

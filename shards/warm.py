@@ -20,19 +20,18 @@ from ringpit.engine.codes import CommandKind, ReportKind
 from ringpit.engine.image import images
 from ringpit.engine.records import MARKER, REPORT
 from ringpit.engine.state import export, restore
-from ringpit.engine.through import address_of_process
 from ringpit.ipc import histogram, idle
 from ringpit.ipc.atomics import load_cell, store_cell, swap_cell
 from ringpit.ipc.ring import freeze, publish_freezable, published
 from ringpit.shards import dealing, packed, serve
 from ringpit.shards.answers import MAKERS
 from ringpit.shards.directory import Directory
+from ringpit.shards.faults import fault_cells
 from ringpit.shards.feed import no_timing
 from ringpit.shards.fitting import misfit
 from ringpit.shards.follow import Behind, Leader, Over, copy_run, follow
 from ringpit.shards.journal import record_cut
 from ringpit.shards.lanes import REQUEST
-from ringpit.shards.layout import EVENT
 from ringpit.shards.marks import MARK_CELLS, mark
 from ringpit.shards.mirror import allocate_mirror
 from ringpit.shards.output import ShardViews, Word
@@ -45,6 +44,7 @@ from ringpit.wal.writer import BatchWriter
 
 SMALL: Final = Limits(events=4, orders=64, levels=4_096, keys=64)
 SLOTS: Final = 64
+OUTPUT_TAIL: Final = int(serve.At.OUTPUT_TAIL) * serve.CELLS_APART
 
 
 def commands_of_a_frame() -> np.ndarray:
@@ -105,6 +105,7 @@ def warm_router(commands: np.ndarray) -> np.ndarray:
         counts=zero.copy(),
         pending=np.zeros((2, dealing.Owed.POSITIONS + 1), np.int64),
         own=own,
+        fault=fault_cells(),
     )
     body = packed.encode(commands)
     packed.check(commands, len(commands))
@@ -119,41 +120,14 @@ def warm_router(commands: np.ndarray) -> np.ndarray:
 def warm_worker(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Serve one frame; the cells, the journal and the output ring."""
     exchange = Exchange(SMALL, market_data=True)
-    cells = np.zeros(2 * len(serve.At), np.int64)
-    at = np.arange(len(serve.At)) * 2
-    router_cells, publisher_cells, board, queries = (np.zeros_like(cells) for _ in range(4))
     journal, output = np.zeros(SLOTS, COMMAND), np.zeros(SLOTS, REPORT)
-    own = np.zeros(len(serve.Own), np.int64)
-    own[serve.Own.SEQ] = 1
-    store_cell(router_cells, int(at[serve.At.INPUT_TAIL]), 3)
-    wires = serve.Wires(
-        cells=cells,
-        router=router_cells,
-        publisher=publisher_cells,
-        board=board,
-        queries=queries,
-        at=at,
-        own=own,
-        attached=np.zeros(2, np.int64),
-        inputs=inputs,
-        input_markers=inputs.view(MARKER),
-        journal=journal,
-        journal_markers=journal.view(MARKER),
-        tick=serve.tick_frame(),
-        output=output,
-        events=np.zeros(SMALL.events, EVENT),
-        wait_ns=histogram.empty(),
-        match_ns=histogram.empty(),
-        matched_marks=np.zeros(MARK_CELLS, np.int64),
-        clock=np.zeros(1, np.int64),
-        process_at=address_of_process(exchange.tables, journal, journal.view(MARKER), output),
-    )
-    own[serve.Own.STEP] = serve.STEP_MAX
+    wires = serve.lone_wires(exchange.tables, inputs, journal, output, SMALL.events)
+    store_cell(wires.router, int(wires.at[serve.At.INPUT_TAIL]), 3)
     serve.serve(exchange.tables, wires)
     serve.match_run(exchange.tables, wires)  # what a worker calls from Python while no router is there
     serve.take_tick(exchange.tables, wires, 0)
     warm_follower(wires)
-    return cells, journal, output
+    return wires.cells, journal, output
 
 
 def warm_follower(wires: serve.Wires) -> None:
@@ -194,10 +168,9 @@ def warm_times(journal: np.ndarray) -> None:
 
 def warm_publisher(cells: np.ndarray, output: np.ndarray) -> None:
     """One cycle of each encoding."""
-    tail = int(serve.At.OUTPUT_TAIL) * 2
     for encoding in ("json", "packed"):
         words = np.zeros(6, np.int64)
-        words[0] = load_cell(cells, tail)
+        words[0] = load_cell(cells, OUTPUT_TAIL)
         words[1] = words[2] = 3
         views = ShardViews(
             slots=output,
@@ -225,8 +198,8 @@ def compile_edge() -> None:
     """What does not match; a part of `compiling.py`."""
     output = np.zeros(SLOTS, REPORT)
     output["kind"][0] = ReportKind.FRAME
-    cells = np.zeros(2 * len(serve.At), np.int64)
-    cells[int(serve.At.OUTPUT_TAIL) * 2] = 1
+    cells = np.zeros(len(serve.At) * serve.CELLS_APART, np.int64)
+    cells[OUTPUT_TAIL] = 1
     warm_publisher(cells, output)
     misfit()  # the scanner
     warm_times(np.zeros(SLOTS, COMMAND))

@@ -40,7 +40,7 @@ from ringpit.ipc.ring import publish_freezable, published
 from ringpit.ipc.segment import Segment
 from ringpit.shards.answers import Answers
 from ringpit.shards.config import Config
-from ringpit.shards.faults import Crash, armed
+from ringpit.shards.faults import Crash, fault_cells
 from ringpit.shards.instance import nonce_of
 from ringpit.shards.journal import Followed, Journal
 from ringpit.shards.keeper import Place, keeper_of, load_newest
@@ -209,7 +209,7 @@ class Worker:
         self._start = first_position(segment.incarnation)
         self.tables = allocate(pool_limits(config), market_data=True)
         self.own = np.zeros(len(Own), np.int64)
-        self.own[Own.FAULT_STEP : Own.FAULT_LEFT + 1] = armed.step, armed.signal_number, armed.left
+        self._fault = fault_cells()
         self.nap = nap
         self._clock = np.zeros(1, np.int64) if clock is None else clock
         self._unsent: deque[np.ndarray] = deque()  # reports that a start has to send before it serves
@@ -506,6 +506,7 @@ class Worker:
             match_ns=self.segment.region("match_ns"),
             matched_marks=self.segment.region("matched_marks"),
             clock=self._clock,
+            fault=self._fault,
             process_at=self._process_at,
         )
         return self._alone[router]

@@ -21,6 +21,7 @@ from ringpit.shards.dealing import (
     words_over,
 )
 from ringpit.shards.directory import Directory
+from ringpit.shards.faults import fault_cells
 from ringpit.shards.packed import encode
 from ringpit.shards.sections import Placement
 
@@ -54,6 +55,7 @@ def dealer_of(first=FIRST):
         counts=np.zeros(SHARDS, np.int64),
         pending=np.zeros((64, Owed.POSITIONS + SHARDS), np.int64),
         own=own,
+        fault=fault_cells(),
     )
     return made, rings, counts
 

@@ -12,27 +12,23 @@ from ringpit.engine.codes import CommandKind, Reason, ReportKind, TimeInForce
 from ringpit.engine.limits import INT64_MAX
 from ringpit.engine.records import COMMAND, MARKER, REPORT
 from ringpit.engine.tables import Cell
-from ringpit.engine.through import address_of_process
-from ringpit.ipc import histogram
 from ringpit.ipc.atomics import load_cell, store_cell
 from ringpit.ipc.ring import FROZEN, freeze
 from ringpit.shards.flow import creations, flow, frames
-from ringpit.shards.layout import EVENT, first_position
-from ringpit.shards.marks import MARK_CELLS, passed_ns
+from ringpit.shards.layout import first_position
+from ringpit.shards.marks import passed_ns
 from ringpit.shards.serve import (
     RUN_SLOTS_MAX,
-    STEP_MAX,
     At,
     Own,
     Turn,
-    Wires,
     keep_time,
+    lone_wires,
     match_run,
     run_length,
     serve,
     take_run,
     take_tick,
-    tick_frame,
 )
 from ringpit.testing.naive import NaiveExchange, report_array, report_tuples
 from ringpit.wal.frames import NO_ROUTER
@@ -51,37 +47,11 @@ class Rig:
 
     def __init__(self, *, inputs=64, journal=64, output=64):
         self.tables = Exchange(LIMITS, market_data=True).tables
-        self.own_cells, self.router, self.publisher, self.board, self.queries = (
-            np.zeros(128, np.int64) for _ in range(5)
-        )
-        self.at = np.arange(len(At)) * 4
-        own = np.zeros(len(Own), np.int64)
-        own[Own.SEQ] = 1
-        own[Own.RUN_AT] = own[Own.RUN_END] = own[Own.OUT] = own[Own.OUT_FIRST] = OWN_FIRST
-        own[Own.STEP] = STEP_MAX
         slots, copy, reports = np.zeros(inputs, COMMAND), np.zeros(journal, COMMAND), np.zeros(output, REPORT)
-        self.wires = Wires(
-            cells=self.own_cells,
-            router=self.router,
-            publisher=self.publisher,
-            board=self.board,
-            queries=self.queries,
-            at=self.at,
-            own=own,
-            attached=np.zeros(2, np.int64),
-            inputs=slots,
-            input_markers=slots.view(MARKER),
-            journal=copy,
-            journal_markers=copy.view(MARKER),
-            tick=tick_frame(),
-            output=reports,
-            events=np.zeros(LIMITS.events, EVENT),
-            wait_ns=histogram.empty(),
-            match_ns=histogram.empty(),
-            matched_marks=np.zeros(MARK_CELLS, np.int64),
-            clock=np.zeros(1, np.int64),
-            process_at=address_of_process(self.tables, copy, copy.view(MARKER), reports),
-        )
+        self.wires = w = lone_wires(self.tables, slots, copy, reports, LIMITS.events)
+        self.own_cells, self.router, self.publisher, self.board, self.queries = w[:5]
+        self.at, own = w.at, w.own
+        own[Own.RUN_AT] = own[Own.RUN_END] = own[Own.OUT] = own[Own.OUT_FIRST] = OWN_FIRST
         for word in (At.JOURNAL_TAIL, At.JOURNAL_HEAD, At.OUTPUT_TAIL, At.OUTPUT_HEAD):
             self.put(word, OWN_FIRST)
         for word in (At.INPUT_TAIL, At.INPUT_HEAD):

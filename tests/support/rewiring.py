@@ -125,7 +125,7 @@ def cells_of(schedule: Schedule) -> dict[str, Any]:
         if not worked:
             schedule.nap(0.0)
 
-    def met(_own: Any, step: int) -> bool:
+    def passed(_fault: Any, step: int) -> bool:
         schedule.pass_step(step)
         return False
 
@@ -133,7 +133,7 @@ def cells_of(schedule: Schedule) -> dict[str, Any]:
         "load_cell": load, "load_acquire": load, "store_cell": store, "store_release": store, "release": store,
         "swap_cell": swap, "publish_freezable": swap, "freeze": freeze, "published": published, "free_room": free_room,
         "idle_step": idle_step, "fence_acquire": touch, "record_many": lambda *_: None,
-        "clock_ns": lambda: schedule.now_ns, "serve.met": met, "passed": met, "met": schedule.pass_step,
+        "clock_ns": lambda: schedule.now_ns, "passed": passed, "met": schedule.pass_step,
     }  # fmt: skip
 
 
