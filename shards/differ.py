@@ -66,7 +66,6 @@ def _records(source: Source, from_seq: int) -> Iterator[np.ndarray]:
     if first > from_seq:
         raise history.trimmed(from_seq)
     for step in history.steps():
-        behind = history.reader.next_seq
-        records = step.records[max(from_seq - (behind - len(step.records)), 0) :]
+        records = step.records[max(from_seq - step.first_seq, 0) :]
         if len(records):
             yield records

@@ -55,7 +55,7 @@ from ringpit.shards.serve import Own, Wires
 from ringpit.shards.worker import LogFacts, Replay, Worker, above
 from ringpit.wal.frames import ROUTERS_MAX, checksum_of, whole_frames
 from ringpit.wal.log import Log, LogView
-from ringpit.wal.reader import Reader, RecoveredState, skips_of
+from ringpit.wal.reader import Reader, RecoveredState, runs, skips_of
 from ringpit.wal.succession import Inheritance, claim, succeed
 from ringpit.wal.writer import BatchWriter
 
@@ -162,12 +162,11 @@ class Follower:
 
     def _read_on(self) -> None:
         """Apply what the log holds beyond what was read."""
-        for entry in self._view.read(self._log_position):
+        for run in runs(self._view, self._reader, self._log_position):
             self._require_no_stop()
-            header, records = self._reader.take(entry.batch, self._view.locate(entry.position))
-            if len(records):
-                self._replay.apply(header, records)
-            self._log_position = entry.following
+            if len(run.records):
+                self._replay.apply(run.headers[-1], run.records)
+            self._log_position = run.entries[-1].following
 
     def attach(self, leader: Segment) -> None:
         """

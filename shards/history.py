@@ -7,21 +7,28 @@ History: one reading of a log by the reader rule, and what there is to say about
 Every tool reads through here, and so sees what a start would see, stops where a start would stop, and with the same
 sentence. `Summary` gathers the facts of a whole log on the way.
 
-Cost: that of the reader (15 ns a record) and about 10 microseconds a batch.
+Cost: that of the reader (15 ns a record, 5 microseconds a batch) and about 5 microseconds a batch for its row.
 """
 
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ringpit.shards.logs import Source, torn_bytes
-from ringpit.wal.batch import BatchKind, decode, positions_of
+from ringpit.wal.batch import HEADER_FIELDS, BatchKind, decode
 from ringpit.wal.errors import BatchDamaged, LogError, LogGap, LogUnavailable, LogVersionMismatch
+from ringpit.wal.frames import ROUTERS_MAX
 from ringpit.wal.log import Entry
-from ringpit.wal.reader import Begin, Reader, skips_of
+from ringpit.wal.reader import Begin, Reader, runs, skips_of
+
+_KIND, _EPOCH, _FIRST_SEQ, _COUNT, _CONFIRMED_SEQ, _ENGINE_NS, _SKIP_SEQ, _CLEAN, _POSITION = map(
+    [name for name, *_ in HEADER_FIELDS].index,
+    ("kind", "epoch", "first_seq", "count", "confirmed_seq", "engine_ns", "skip_seq", "clean", "position_0"),
+)
+_POSITIONS = slice(_POSITION, _POSITION + ROUTERS_MAX)
 
 
 class Row(NamedTuple):
@@ -51,23 +58,25 @@ class Step(NamedTuple):
 
     row: Row
     records: np.ndarray
+    first_seq: int  # of these records; without any: the seq that comes next
 
 
 def row_of(entry: Entry, header: np.void, *, counts: bool = True) -> Row:
     """A checked batch as a Row."""
-    first_seq = int(header["first_seq"])
+    facts: Any = header.item()  # one tuple: a field of a record costs as much
+    first_seq = facts[_FIRST_SEQ]
     return Row(
         position=entry.position,
-        kind=BatchKind(int(header["kind"])),
-        epoch=int(header["epoch"]),
+        kind=BatchKind(facts[_KIND]),
+        epoch=facts[_EPOCH],
         first_seq=first_seq,
-        last_seq=first_seq + int(header["count"]) - 1,
+        last_seq=first_seq + facts[_COUNT] - 1,
         bytes=len(entry.batch),
-        confirmed_seq=int(header["confirmed_seq"]),
-        engine_ns=int(header["engine_ns"]),
-        positions=tuple(positions_of(header).tolist()),
-        skip_seq=int(header["skip_seq"]),
-        clean=bool(header["clean"]),
+        confirmed_seq=facts[_CONFIRMED_SEQ],
+        engine_ns=facts[_ENGINE_NS],
+        positions=facts[_POSITIONS],
+        skip_seq=facts[_SKIP_SEQ],
+        clean=bool(facts[_CLEAN]),
         counts=counts,
     )
 
@@ -82,7 +91,7 @@ class History:
         lenient: Read a log whose end is damaged up to the damage, though skips behind it cannot be known: for who
             applies nothing.
 
-    Attributes: `reader`, the rule's state behind the last step; `following`, where the log goes on. Raises what the view raises.
+    Attributes: `reader`, the rule's state, which is up to a run (reader.py) ahead of the last step; `following`, where the log goes on. Raises what the view raises.
     """
 
     def __init__(
@@ -104,11 +113,18 @@ class History:
 
     def steps(self) -> Iterator[Step]:
         """Every batch to the end of the log as it is now. Raises LogError where a start would refuse the log."""
-        for entry in self._view.read(self.following):
-            before = self.reader.batch_count
-            header, records = self.reader.take(entry.batch, self._view.locate(entry.position))
-            self.following = entry.following
-            yield Step(row_of(entry, header, counts=self.reader.batch_count > before), records)
+        for run in runs(self._view, self.reader, self.following):
+            seq = self.reader.next_seq - len(run.records)
+            records = run.records
+            for entry, header in zip(run.entries, run.headers, strict=True):
+                row = row_of(entry, header, counts=run.counts)
+                taken = (
+                    records[: row.records] if len(run.entries) > 1 else records
+                )  # one alone may be taken in part
+                self.following = entry.following
+                yield Step(row, taken, seq)
+                seq += len(taken)
+                records = records[len(taken) :]
 
     def ended_clean(self) -> bool:
         """

@@ -67,9 +67,8 @@ def candidate(source: Source, seq: int) -> Candidate:
         raise NotSkippable(f"seq {seq} of shard {source.shard} is skipped already; start the exchange")
     found: tuple[np.ndarray, int] | None = None
     for step in history.steps():
-        first = history.reader.next_seq - len(step.records)
-        if len(step.records) and first <= seq < history.reader.next_seq:
-            found = step.records, seq - first
+        if step.first_seq <= seq < step.first_seq + len(step.records):
+            found = step.records, seq - step.first_seq
     last_seq = history.reader.next_seq - 1
     if found is None:
         raise NotSkippable(

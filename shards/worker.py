@@ -85,12 +85,13 @@ class Replay:
         *,
         next_seq: int = 1,
         careful_seq: int = 0,
-        trying: Callable[[int], None] = lambda _seq: None,
+        trying: Callable[[int, int], None] = lambda _first, _last: None,
         reached: Callable[[int], None] = lambda _seq: None,
     ) -> None:
         """
         `confirmed_seq` is what the publisher says itself; batch headers may say more. Up to `careful_seq` records are
-        applied one at a time, and each is told to `trying` before: a process died there. `reached` gets the last seq of each batch.
+        applied one at a time: a process died there. `trying` is told the first and the last seq of what is applied before it is,
+        and zeros behind it. `reached` gets the last seq of each batch.
         """
         self.tables = tables
         self._careful_seq = careful_seq
@@ -115,12 +116,9 @@ class Replay:
             wanted
         )  # levels of reports that nobody wants need not be told
         done = 0
-        self._trying(self._next_seq)
         while done < count:
-            end = count
-            if self._next_seq <= self._careful_seq:
-                end = done + 1
-                self._trying(self._next_seq)
+            end = done + 1 if self._next_seq <= self._careful_seq else count
+            self._trying(self._next_seq, self._next_seq + end - done - 1)
             reached, out = process(
                 self.tables,
                 self._records,
@@ -138,7 +136,7 @@ class Replay:
             if wanted:
                 self._keep(self._reports[:out])
         self.tables.cells[Cell.MARKET_DATA] = 1
-        self._trying(0)
+        self._trying(0, 0)
         self._reached(self._next_seq - 1)
 
     def _keep(self, reports: np.ndarray) -> None:
@@ -232,6 +230,11 @@ class Worker:
         """Store one of our own words."""
         self.segment.store(word, value)
 
+    def _try(self, first_seq: int, last_seq: int) -> None:
+        """Say which records are being applied, for whoever finds us dead."""
+        self._word("in_hand_seq", last_seq)
+        self._word("trying_seq", first_seq)
+
     def stop_wanted(self) -> bool:
         """True if the supervisor asked us to stop."""
         return self.peers.stop_wanted(Role.WORKER, self.index)
@@ -267,7 +270,7 @@ class Worker:
             max(publisher.load(f"confirmed_seq.{self.index}"), begin.confirmed_seq),
             next_seq=begin.seq + 1,
             careful_seq=self.peers.board.load(f"worker.{self.index}.careful"),
-            trying=partial(self._word, "trying_seq"),
+            trying=self._try,
             reached=partial(self._word, "replayed_seq"),
         )
         nonce = nonce_of(self.config)

@@ -19,6 +19,8 @@ Invariants:
         anywhere knows from the last header whether there are skips to look for before it applies anything
 """
 
+import struct
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final
 
@@ -72,6 +74,9 @@ MAGIC: Final = int.from_bytes(b"RPWL", "little")
 _POSITIONS: Final = slice(88, 88 + 8 * ROUTERS_MAX)  # bytes of the header; a test compares with the table
 _CRC_AT: Final = HEADER_BYTES - 8  # B2: last
 _ZERO_HEADER: Final = bytes(HEADER_BYTES)
+_FACTS: Final = struct.Struct(
+    f"<ihh4xi{_CRC_AT - 16}xq"
+)  # magic and versions, count, CRC; a test compares with the table
 
 
 def encode(facts: dict[str, int], positions: np.ndarray, *spans: np.ndarray) -> bytes:
@@ -124,9 +129,46 @@ def decode(batch: bytes, where: str = "a batch") -> tuple[np.void, np.ndarray]:
     return header, np.frombuffer(batch, MARKER, offset=HEADER_BYTES)
 
 
+def is_sound(batch: bytes) -> bool:
+    """True if `decode` would take a batch; else ask it why. Cost: one CRC, about 1 microsecond beside it."""
+    if len(batch) < HEADER_BYTES:
+        return False
+    magic, layout_version, rules_version, count, crc = _FACTS.unpack_from(batch)
+    if (magic, layout_version, rules_version) != (MAGIC, LAYOUT_VERSION, RULES_VERSION):
+        return False
+    if len(batch) != HEADER_BYTES + count * RECORD_BYTES:
+        return False
+    raw = np.frombuffer(batch, np.uint8)
+    return bool(_crc(raw, raw[HEADER_BYTES:]) == crc)
+
+
+def decode_run(batches: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The headers and the records of many batches, back to back: of those at the front that are sound, perhaps none.
+
+    Both are writable copies. Cost: one copy, one CRC, and about 2 microseconds a batch.
+    """
+    sound = len(batches)
+    for at, batch in enumerate(batches):
+        if not is_sound(batch):
+            sound = at
+            break
+    views = [memoryview(batch) for batch in batches[:sound]]
+    headers = bytearray().join([view[:HEADER_BYTES] for view in views])
+    records = bytearray().join([view[HEADER_BYTES:] for view in views])
+    return np.frombuffer(headers, HEADER), np.frombuffer(records, MARKER)
+
+
 def positions_of(header: np.void) -> np.ndarray:
     """The eight input ring positions of a header, as a fresh int64 array."""
     return np.array([header[f"position_{router}"] for router in range(ROUTERS_MAX)], np.int64)
+
+
+def furthest_positions(headers: np.ndarray) -> np.ndarray:
+    """The highest of each of the eight input ring positions in headers, as a fresh int64 array."""
+    rows = headers.view(np.uint8).reshape(-1, HEADER_BYTES)[:, _POSITIONS]
+    furthest: np.ndarray = np.ascontiguousarray(rows).view(np.int64).max(axis=0)
+    return furthest
 
 
 def claimed_epoch(batch: bytes) -> int:

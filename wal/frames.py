@@ -113,6 +113,40 @@ def _measure(first, second, records_max, positions):
     return taken, engine_ns
 
 
+@njit(cache=True, nogil=True)
+def _follow(markers, words, counts, before, after, positions, checksum):
+    """How many batches at the front are whole frames and agree with their headers; their records; the checksum behind them."""
+    at = 0
+    for i in range(counts.shape[0]):
+        end = at + counts[i]
+        span = markers[at:end]
+        if before[i] != checksum or _measure(span, span[:0], counts[i], positions)[0] != counts[i]:
+            return i, at, checksum
+        behind = _chain(words[at:end], checksum)
+        if behind != after[i]:
+            return i, at, checksum
+        checksum = behind
+        at = end
+    return counts.shape[0], at, checksum
+
+
+def agreeing(
+    records: np.ndarray, counts: np.ndarray, before: np.ndarray, after: np.ndarray, checksum: int
+) -> tuple[int, int, int]:
+    """
+    How many of the batches at the front are whole frames, with the running checksum that they tell.
+
+    `counts` says how many of the records (dtype MARKER, contiguous) each of them has, `before` and `after` what its header says of
+    the checksum, which is `checksum` before the first. Returns batches, their records, and the checksum behind these.
+    Cost: about 5 microseconds a call and 4 ns a record.
+    """
+    words = records.view(np.int64).reshape(-1, WORDS)
+    positions = np.zeros(ROUTERS_MAX, np.int64)
+    with np.errstate(over="ignore"):
+        batches, taken, behind = _follow(records, words, counts, before, after, positions, np.int64(checksum))
+    return int(batches), int(taken), int(behind)
+
+
 def checksum_of(records: np.ndarray, checksum: int = CHECKSUM_START) -> int:
     """
     Carry a running checksum over records; `records` is contiguous, of any 64-byte dtype.

@@ -29,36 +29,54 @@ Taking over reads the log once. The claim is appended when the end has been reac
 known then), and reading goes on from there up to the claim: by then usually one batch, the claim itself.
 Claiming first would need a scan of all headers before, which for Kafka means fetching every byte twice.
 
-Cost: about 15 ns a record (CRC, checksum, frames, one copy), beside reading the bytes.
+A log that was written under light load has a few records in each batch, so batches are read ahead and taken in runs (`runs`): of
+a run, the batches that hold nothing but the next commands of the owner are looked at all at once, and what is anything else, or
+anything wrong, is left to `take`, which knows what to say.
+
+Cost: about 15 ns a record (CRC, checksum, frames, one copy) and 5 microseconds a batch, beside reading the bytes.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from ringpit.engine.codes import CommandKind, Reason
 from ringpit.engine.records import COMMAND, MARKER
-from ringpit.wal.batch import BatchKind, decode, encode, positions_of
+from ringpit.wal.batch import HEADER, BatchKind, decode, decode_run, encode, furthest_positions, positions_of
 from ringpit.wal.errors import (
     ChecksumMismatch,
     Fenced,
+    LogError,
     LogGap,
     LogUnavailable,
     LogVersionMismatch,
     SkipRefused,
 )
-from ringpit.wal.frames import CHECKSUM_START, ROUTERS_MAX, FrameTorn, checksum_of, whole_frames
+from ringpit.wal.frames import (
+    CHECKSUM_START,
+    ROUTERS_MAX,
+    FrameTorn,
+    agreeing,
+    checksum_of,
+    whole_frames,
+)
 from ringpit.wal.log import Entry, Log, LogView
 
 CLAIM_TIMEOUT_SECONDS: Final = 30.0
 CLAIMS_MAX: Final = 8  # more of one's own dead than can be on their way
 KIN_BITS: Final = 31  # of a nonce; those above name whose it is
 POLL_SECONDS: Final = 0.05
+RUN_BYTES: Final = (
+    1 << 18
+)  # of a run, so that it is in the caches from its checks to the books; one batch may have more
+RUN_BATCHES: Final = 512
 NOT_SKIPPABLE: Final = (CommandKind.MARKER, CommandKind.EXTENSION, CommandKind.BANDS)  # no command by itself
 _NOTHING: Final = np.empty(0, MARKER)
+_COMMANDS: Final = int(BatchKind.COMMANDS)
+_MARK: Final = int(BatchKind.MARK)
 
 Apply = Callable[[np.void, np.ndarray], None]
 
@@ -137,6 +155,46 @@ class Reader:
         np.maximum(self.positions, positions_of(header), out=self.positions)
         self._take_skip(header, where)
         return header, self._take_records(header, records, where)
+
+    def take_run(self, batches: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Take the batches at the front that hold nothing but the owner's next records: their headers, and the records of them all.
+
+        Perhaps none: then the first is to be given to `take`, which takes it or says what is wrong. Like `take`, for many.
+        """
+        headers, records = decode_run(batches)
+        headers = headers[: self._plain(headers)]
+        counts = headers["count"].astype(np.int64)
+        before, after = headers["checksum_before"].copy(), headers["checksum_after"].copy()
+        taken, record_count, checksum = agreeing(records, counts, before, after, self.checksum)
+        headers, records = headers[:taken], records[:record_count]
+        if taken:
+            self.checksum = checksum
+            self.next_seq += record_count
+            self.record_count += record_count
+            self.batch_count += taken
+            self.log_seq = max(self.log_seq, self.next_seq - 1)
+            self.clean = bool(headers["clean"][-1])
+            self.confirmed_seq = max(self.confirmed_seq, int(headers["confirmed_seq"].max()))
+            self.skip_count = max(self.skip_count, int(headers["skip_count"].max()))
+            np.maximum(self.positions, furthest_positions(headers), out=self.positions)
+        return headers, records
+
+    def _plain(self, headers: np.ndarray) -> int:
+        """How many at the front are the owner's, follow one another from `next_seq` on, and hold no command that was skipped."""
+        first_seqs, counts = headers["first_seq"], headers["count"]
+        plain = (headers["kind"] == _COMMANDS) | (headers["kind"] == _MARK)
+        for name, ours in (
+            ("shard", self.shard),
+            ("generation", self.generation),
+            ("epoch", self.epoch),
+            ("nonce", self.nonce),
+        ):
+            plain &= headers[name] == ours
+        plain &= first_seqs == self.next_seq + np.cumsum(counts) - counts
+        for seq in self.skips:
+            plain &= (first_seqs > seq) | (first_seqs + counts <= seq)
+        return len(headers) if plain.all() else int(plain.argmin())
 
     def _is_owner(self, header: np.void) -> bool:
         """
@@ -259,7 +317,8 @@ def recover(
     """
     Take over a shard: replay its log into `apply`, claim the next epoch, and read on up to the claim.
 
-    `apply(header, records)` is called in order for each batch of which records count; the array is its own.
+    `apply(header, records)` is called in order for each run of batches of which records count, with the header of the last one; the
+    array is its own.
     `nonce` is random and not 0. `log` was opened by this process and nothing has been appended to it yet. With a
     snapshot, `begin` says what it holds and `position` where the log goes on; skips are looked for first.
 
@@ -373,13 +432,60 @@ def _header(log: LogView, entry: Entry) -> np.void:
     return decode(entry.batch, log.locate(entry.position))[0]
 
 
+class Run(NamedTuple):
+    """Batches that were taken at once."""
+
+    entries: Sequence[Entry]
+    headers: np.ndarray  # HEADER, one of each
+    records: np.ndarray  # MARKER: what is to be applied of all of them, our own copy
+    counts: bool  # False: a single batch, of an owner that was replaced before
+
+
+def runs(log: LogView, reader: Reader, position: int = 0) -> Iterator[Run]:
+    """
+    Feed a reader what a log holds from a position on, and give back what was taken, in order.
+
+    Raises what the log and the reader raise, when all that comes before it has been given back.
+    """
+    for entries in _ahead(log.read(position)):
+        rest = entries
+        while rest:
+            headers, records = reader.take_run([entry.batch for entry in rest])
+            taken, counts = len(headers), True
+            if not taken:
+                count_before = reader.batch_count
+                header, records = reader.take(rest[0].batch, log.locate(rest[0].position))
+                headers, taken = np.array([header], HEADER), 1
+                counts = reader.batch_count > count_before
+            yield Run(rest[:taken], headers, records, counts)
+            rest = rest[taken:]
+
+
+def _ahead(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Entries in lists: a run's worth in each, and what comes before an error before the error."""
+    gathered: list[Entry] = []
+    gathered_bytes = 0
+    try:
+        for entry in entries:
+            gathered.append(entry)
+            gathered_bytes += len(entry.batch)
+            if gathered_bytes >= RUN_BYTES or len(gathered) == RUN_BATCHES:
+                yield gathered
+                gathered, gathered_bytes = [], 0
+    except LogError:
+        if gathered:
+            yield gathered
+        raise
+    if gathered:
+        yield gathered
+
+
 def _replay(log: Log, reader: Reader, position: int, apply: Apply) -> int:
     """Feed what the log holds from a position on, and return where to read on."""
-    for entry in log.read(position):
-        header, records = reader.take(entry.batch, log.locate(entry.position))
-        if len(records):
-            apply(header, records)
-        position = entry.following
+    for run in runs(log, reader, position):
+        if len(run.records):
+            apply(run.headers[-1], run.records)
+        position = run.entries[-1].following
     return position
 
 

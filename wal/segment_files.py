@@ -38,7 +38,7 @@ import numpy as np
 
 from ringpit.engine.limits import FRAME_SLOTS_MAX
 from ringpit.engine.records import RECORD_BYTES
-from ringpit.wal.batch import HEADER, HEADER_BYTES, MAGIC, decode
+from ringpit.wal.batch import HEADER, HEADER_BYTES, MAGIC, decode, is_sound
 from ringpit.wal.errors import BatchDamaged, LogGap, LogUnavailable, LogVersionMismatch
 from ringpit.wal.log import PENDING_BYTES_MAX, Entry
 
@@ -213,22 +213,30 @@ def places_of(path: Path, start: int, end: int) -> Iterator[tuple[int, int]]:
     with _opened(path) as file:
         offset = start
         while offset < end:
-            length, unsynced = unframed(os.pread(file.fileno(), FRAME_BYTES, offset))
-            behind = offset + FRAME_BYTES + length
-            if not HEADER_BYTES <= length <= BATCH_BYTES_CEILING or behind > end or unsynced < 0:
-                raise BatchDamaged(
-                    f"{path} at byte {offset}: a batch of {length} bytes does not fit the file's {end} bytes"
-                )
+            length = _length(path, offset, os.pread(file.fileno(), FRAME_BYTES, offset), end)
             yield offset, length
-            offset = behind
+            offset += FRAME_BYTES + length
 
 
 def batches(path: Path, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     """Offsets and batches of a file between two offsets; BatchDamaged where a length makes no sense."""
     with _opened(path) as file:
-        for offset, length in places_of(path, start, end):
-            file.seek(offset + FRAME_BYTES)
+        file.seek(start)
+        offset = start
+        while offset < end:
+            length = _length(path, offset, file.read(FRAME_BYTES), end)
             yield offset, file.read(length)
+            offset += FRAME_BYTES + length
+
+
+def _length(path: Path, offset: int, raw: bytes, end: int) -> int:
+    """Length of the batch behind a frame. Raises BatchDamaged if it makes no sense."""
+    length, unsynced = unframed(raw)
+    if HEADER_BYTES <= length <= min(BATCH_BYTES_CEILING, end - offset - FRAME_BYTES) and unsynced >= 0:
+        return length
+    raise BatchDamaged(
+        f"{path} at byte {offset}: a batch of {length} bytes does not fit the file's {end} bytes"
+    )
 
 
 def whole_batches(path: Path, start: int, end: int) -> Iterator[tuple[int, bytes]]:
@@ -240,7 +248,8 @@ def whole_batches(path: Path, start: int, end: int) -> Iterator[tuple[int, bytes
     whole = start
     try:
         for offset, batch in batches(path, start, end):
-            decode(batch, f"{path} at byte {offset}")
+            if not is_sound(batch):
+                decode(batch, f"{path} at byte {offset}")  # says what is wrong
             whole = offset + FRAME_BYTES + len(batch)
             yield offset, batch
     except BatchDamaged as damage:

@@ -24,7 +24,7 @@ from ringpit.shards.layout import (
 from ringpit.shards.queries import Client
 from ringpit.shards.sections import Follower, Wait
 from ringpit.shards.serve import Own
-from ringpit.shards.worker import Worker, WorkerFrozen
+from ringpit.shards.worker import Replay, Worker, WorkerFrozen
 from ringpit.testing.house import (
     DEADLINE_SECONDS,
     ROUTER_FIRST,
@@ -35,7 +35,7 @@ from ringpit.testing.house import (
     until,
 )
 from ringpit.testing.naive import NaiveExchange, report_array, report_tuples
-from ringpit.wal.batch import BatchKind, decode
+from ringpit.wal.batch import HEADER, BatchKind, decode
 from ringpit.wal.memory import MemoryLog
 from ringpit.wal.reader import recover
 from ringpit.wal.segments import SegmentLog
@@ -83,6 +83,20 @@ def timeless(reports):
 
 
 # Recovery -------------------------------------------------------------------------------------------------
+
+
+def test_a_replay_tells_what_it_tries(house):
+    """One record at a time up to where a process died, then the rest at once; a death there is of that rest, not of the last one."""
+    records = frames_of(3, seed=1, size=3)
+    told = []
+    replay = Replay(
+        house.worker(2, MemoryLog).tables,
+        0,
+        careful_seq=2,
+        trying=lambda first, last: told.append((first, last)),
+    )
+    replay.apply(np.zeros(1, HEADER)[0], records)
+    assert [(1, 1), (2, 2), (3, len(records)), (0, 0)] == told
 
 
 @st.composite

@@ -15,7 +15,10 @@ from ringpit.wal.batch import (
     BatchKind,
     claimed_epoch,
     decode,
+    decode_run,
     encode,
+    furthest_positions,
+    is_sound,
     positions_of,
 )
 from ringpit.wal.errors import BatchDamaged, LogError, LogVersionMismatch
@@ -103,6 +106,36 @@ def test_damage_is_named(make):
     ):
         with pytest.raises(BatchDamaged, match=sentence):
             decode(damaged, "there")
+
+
+@given(
+    counts=st.lists(st.integers(0, 5), max_size=4),
+    at=st.integers(0, 3_000),
+    bit=st.integers(0, 7),
+    cut=st.integers(0, 80),
+)
+def test_soundness_is_what_decode_says(make, counts, at, bit, cut):
+    """Whatever was altered in a batch: it is sound exactly if it can be decoded, and a run ends before one that is not."""
+    good = make.batch(make.frames(*counts))
+    raw = bytearray(good)
+    raw[at % len(raw)] ^= (1 << bit) * (at % 3 > 0)
+    batch = bytes(raw[: len(raw) - cut])
+    try:
+        decode(batch)
+        sound = True
+    except (BatchDamaged, LogVersionMismatch):
+        sound = False
+    assert sound == is_sound(batch)
+    headers, records = decode_run([good, batch, good])
+    assert (3 if sound else 1) == len(headers)
+    assert headers[0].tobytes() + records[: sum(counts) + len(counts)].tobytes() == good
+
+
+def test_the_furthest_positions_of_headers():
+    """Router by router, over all headers."""
+    headers = np.zeros(3, HEADER)
+    headers["position_0"], headers["position_7"] = [1, 5, 2], [9, 0, 8]
+    assert [5, 0, 0, 0, 0, 0, 0, 9] == furthest_positions(headers).tolist()
 
 
 def test_claims_are_told_apart(make):

@@ -1,5 +1,7 @@
 """The reader rule against a naive model, and taking over with owners that will not die."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,10 +9,12 @@ from hypothesis import strategies as st
 
 from ringpit.engine.codes import CommandKind, Reason
 from ringpit.engine.records import COMMAND
+from ringpit.wal import reader as reader_module
 from ringpit.wal.batch import BatchKind
 from ringpit.wal.errors import (
     ChecksumMismatch,
     Fenced,
+    LogError,
     LogGap,
     LogUnavailable,
     LogVersionMismatch,
@@ -18,7 +22,7 @@ from ringpit.wal.errors import (
 )
 from ringpit.wal.frames import FrameTorn, checksum_of
 from ringpit.wal.memory import MemoryLog
-from ringpit.wal.reader import CLAIMS_MAX, KIN_BITS, Begin, Reader, recover, skips_of
+from ringpit.wal.reader import CLAIMS_MAX, KIN_BITS, Begin, Reader, recover, runs, skips_of
 from ringpit.wal.writer import BatchWriter
 
 FRAMES = 12  # of the one true history: a marker and a command each
@@ -289,6 +293,124 @@ def test_claim_that_never_lands_is_given_up(make):
     """A log that accepts no writes ends recovery with a sentence, not with a wait for ever."""
     with pytest.raises(LogUnavailable, match=r"the claim on shard 3 is not in its log yet"):
         recover(MemoryLog(held=True), make.shard, make.generation, 2, lambda *_: None, timeout_seconds=0.0)
+
+
+# -- runs of batches
+
+
+odd = st.sampled_from(
+    [
+        {},
+        {"shard": 4},
+        {"generation": 6},
+        {"checksum_before": 1},
+        {"checksum_after": 1},
+        {"confirmed_seq": 3},
+        {"skip_count": 2},
+        {"clean": 1},
+        {"skip_seq": 2, "kind": BatchKind.SKIP},
+        {"flip": 199},
+        {"flip": 30},
+        {"flip": 5},
+        {"cut": 10},
+    ]
+)
+
+
+def read_one_by_one(log, reader):
+    """What a log holds, batch by batch: places, header bytes and records; and the error at its end."""
+    read = []
+    try:
+        for entry in log.read():
+            header, records = reader.take(entry.batch, log.locate(entry.position))
+            read.append((entry.following, header.tobytes(), records.tobytes()))
+    except LogError as error:
+        return read, error
+    return read, None
+
+
+def read_in_runs(log, reader):
+    """The same, in runs."""
+    read = []
+    try:
+        for run in runs(log, reader):
+            records = run.records
+            for entry, header in zip(run.entries, run.headers, strict=True):
+                count = header["count"] if len(run.entries) > 1 else len(records)
+                read.append((entry.following, header.tobytes(), records[:count].tobytes()))
+                records = records[count:]
+            assert not len(records)
+    except LogError as error:
+        return read, error
+    return read, None
+
+
+@settings(max_examples=300)
+@given(
+    steps=st.lists(st.tuples(st.one_of(claims, commands, commands, commands), odd | st.just({})), max_size=14),
+    follows=st.booleans(),
+    skips=st.frozensets(st.integers(1, 16), max_size=2),
+    longest=st.integers(1, 5),
+)
+def test_a_run_is_its_batches_one_by_one(make, steps, follows, skips, longest):
+    """Whatever a log holds, of whatever damage: the same headers, records, state and refusal as from one batch at a time."""
+    history = make.frames(*[1] * (4 * FRAMES))
+    batches, start, (epoch, nonce) = [make.claim(1)], 0, (1, 7)
+    for (kind, some_epoch, some_nonce, first_frame, frame_count), oddness in steps:
+        facts = dict(oddness)
+        flip, cut = facts.pop("flip", None), facts.pop("cut", 0)
+        if not follows:
+            start, epoch, nonce = 2 * first_frame, some_epoch, some_nonce
+        elif kind == BatchKind.CLAIM:
+            epoch += 1
+        records = history[start : start + (0 if kind == BatchKind.CLAIM else 2 * frame_count)]
+        ours = {"kind": kind, "first_seq": 1 + start, "epoch": epoch, "nonce": nonce}
+        batch = bytearray(make.batch(records, before=checksum_of(history[:start]), **(ours | facts)))
+        if flip is not None:
+            batch[min(flip, len(batch) - 1)] ^= 1
+        batches.append(bytes(batch[: len(batch) - cut]))
+        start += len(records)
+    log = MemoryLog(batches)
+    alone = Reader(make.shard, make.generation, skips=skips)
+    together = Reader(make.shard, make.generation, skips=skips)
+    read, error = read_one_by_one(log, alone)
+    with mock.patch.object(reader_module, "RUN_BATCHES", longest):
+        found, refusal = read_in_runs(log, together)
+    assert read == found
+    assert (type(error), str(error)) == (type(refusal), str(refusal))
+    if error is None:
+        assert {**vars(alone), "positions": alone.positions.tolist()} == {
+            **vars(together),
+            "positions": together.positions.tolist(),
+        }
+
+
+class LeakyLog(MemoryLog):
+    """A log that cannot be read to its end."""
+
+    def read(self, position=0):
+        yield from super().read(position)
+        raise LogUnavailable("the disk is gone")
+
+
+def test_what_comes_before_an_error_is_given_back_first(make):
+    """A log that breaks off in the middle of a run has given what it had."""
+    log = LeakyLog([make.claim(1), make.batch(make.frames(2))])
+    read, error = read_in_runs(log, Reader(make.shard, make.generation))
+    assert (2, "the disk is gone") == (len(read), str(error))
+
+
+def test_a_run_is_taken_at_once(make):
+    """Batches that follow one another cost one call of the kernel, not one each."""
+    records = make.frames(*[1] * FRAMES)
+    batches = [
+        make.batch(records[at : at + 2], first_seq=at + 1, before=checksum_of(records[:at]))
+        for at in range(0, 2 * FRAMES, 2)
+    ]
+    reader = Reader(make.shard, make.generation)
+    lengths = [len(run.entries) for run in runs(MemoryLog([make.claim(1), *batches]), reader)]
+    assert [1, FRAMES] == lengths
+    assert checksum_of(records) == reader.checksum
 
 
 # -- beginning at a snapshot, and skips
