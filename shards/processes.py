@@ -203,7 +203,11 @@ def open_log(config: Config, shard: int) -> Log:
     """
     if config.log.kind == "segments":
         return SegmentLog(
-            config.log_folder(), shard, fsync=config.log.fsync, lock_timeout_seconds=DYING_SECONDS
+            config.log_folder(),
+            shard,
+            fsync=config.log.fsync,
+            lock_timeout_seconds=DYING_SECONDS,
+            segment_bytes=config.log.segment_bytes,
         )
     if config.log.kind == "memory":
         return MemoryLog()

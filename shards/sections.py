@@ -193,6 +193,9 @@ class Log(Section, frozen=True):
     batch_bytes: Annotated[
         int, Meta(ge=BATCH_BYTES_LEAST, le=1 << 24, description="a batch is closed at this size")
     ] = 1 << 19
+    segment_bytes: Annotated[
+        int, Meta(ge=1 << 16, le=1 << 34, description="a segment file is followed by another at this size")
+    ] = 1 << 26
     fsync: Annotated[bool, Meta(description="wait for the disk, not for its cache")] = True
 
 

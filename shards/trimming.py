@@ -6,8 +6,8 @@ Trim: shorten a log behind its snapshots, on an operator's word.
                                 ^ position of S2
 
 Two snapshots are kept in force, because the newest may turn out to be damaged. May run beside a running exchange: it
-removes only what no start and no follower reads. Files of a log go whole, an epoch at a time: the file that is being
-written stays, however long it is, until the next start begins another.
+removes only what no start and no follower reads. Segment files go whole, up to the one in which the position lies: up to
+log.segment_bytes more than is needed stay.
 """
 
 from dataclasses import dataclass

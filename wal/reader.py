@@ -47,6 +47,7 @@ from ringpit.engine.codes import CommandKind, Reason
 from ringpit.engine.records import COMMAND, MARKER
 from ringpit.wal.batch import HEADER, BatchKind, decode, decode_run, encode, furthest_positions, positions_of
 from ringpit.wal.errors import (
+    BatchDamaged,
     ChecksumMismatch,
     Fenced,
     LogError,
@@ -454,7 +455,12 @@ def runs(log: LogView, reader: Reader, position: int = 0) -> Iterator[Run]:
             taken, counts = len(headers), True
             if not taken:
                 count_before = reader.batch_count
-                header, records = reader.take(rest[0].batch, log.locate(rest[0].position))
+                try:
+                    header, records = reader.take(rest[0].batch, log.locate(rest[0].position))
+                except BatchDamaged as damage:
+                    raise BatchDamaged(
+                        f"{damage}; restore this part of the log from a copy before starting"
+                    ) from damage
                 headers, taken = np.array([header], HEADER), 1
                 counts = reader.batch_count > count_before
             yield Run(rest[:taken], headers, records, counts)

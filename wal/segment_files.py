@@ -5,10 +5,13 @@ The folder of a segment log: its files, its name, and reading them. Nothing here
                    identity              a random name, made once
                    synced                epoch, byte: how far the newest file was synced, at least
                    epoch-000001.log      | frame | batch | frame | batch | ...
+                   epoch-000001-00000000067109120.log      the same epoch, from that byte on
                    epoch-000002.log
 
-A position is a file's epoch and a byte in it, so that it grows from file to file. The log begins with the file
-whose claim had seen no epoch before it; where the oldest file's had, files were trimmed.
+A position is an epoch and a byte of what was written in it, so that it grows from file to file; a file's name is the position at
+which it begins. An epoch goes on in a new file when the one before is full, so that a start looks for a torn end in one short
+file, and a log can be trimmed while it is written. The log begins with the file whose claim had seen no epoch before it; where
+the oldest file's had, files were trimmed.
 
 A frame is 8 bytes: the batch's length (28 bits), how many bytes before it were not yet synced when it was written
 (28 bits), and that number's remainder by 251, which no single flipped bit leaves right (8 bits).
@@ -22,14 +25,17 @@ Invariants:
 
     S4  a read from a position whose file or bytes are gone is a LogGap, never silence
     S5  what is cut had never been synced, except a last batch: nobody can tell its damage from a tear
+    S6  a file of an epoch begins where the one before it ends, and is made when that one is synced
 """
 
 import contextlib
 import os
 import struct
 import uuid
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -44,9 +50,10 @@ from ringpit.wal.log import PENDING_BYTES_MAX, Entry
 
 FRAME_BYTES: Final = 8  # before each batch, little-endian
 FRAME_BITS: Final = 28  # of each of its two numbers
+FRAME_MASK: Final = (1 << FRAME_BITS) - 1
 FRAME_CHECK: Final = 251
 BATCH_BYTES_CEILING: Final = 64 << 20  # a length above this is damage, not a batch
-OFFSET_BITS: Final = 40  # position = epoch << 40 | byte in the file
+OFFSET_BITS: Final = 46  # position = epoch << 46 | byte: 64 TiB for an epoch, 131,072 epochs
 OFFSETS: Final = 1 << OFFSET_BITS
 READ_BUFFER_BYTES: Final = 1 << 20
 SYNCED_FACTS: Final = struct.Struct("<qqq")  # epoch, byte, CRC32C of both
@@ -64,22 +71,26 @@ class SegmentFiles:
         self.folder = Path(folder) / f"shard-{shard:04}"
         self.shard = shard
 
-    def paths(self) -> list[Path]:
-        """The files of this shard, oldest epoch first."""
-        return sorted(self.folder.glob("epoch-*.log"), key=epoch_of)
+    def paths(self, position: int = 0) -> list[Path]:
+        """The files of this shard in which something from a position on may be, oldest first."""
+        found = sorted(self.folder.glob("epoch-*.log"), key=begin_of)
+        first = bisect_right(found, position, key=begin_of) - 1
+        if first < 0 or split(begin_of(found[first]))[0] != split(position)[0]:
+            first += 1  # the file before has nothing of this epoch
+        return found[first:]
 
-    def sizes(self, epoch: int) -> list[tuple[Path, int]]:
-        """The files from an epoch on, each with its bytes as of now."""
+    def sizes(self, position: int = 0) -> list[tuple[Path, int]]:
+        """The same, each with its bytes as of now."""
         found = []
-        for path in self.paths():
+        for path in self.paths(position):
             with contextlib.suppress(FileNotFoundError):  # its owner removed it meanwhile
-                if epoch_of(path) >= epoch:
-                    found.append((path, path.stat().st_size))
+                found.append((path, path.stat().st_size))
         return found
 
-    def path(self, epoch: int) -> Path:
-        """Where an epoch's file is."""
-        return self.folder / f"epoch-{epoch:06}.log"
+    def path(self, begin: int) -> Path:
+        """Where the file is that begins at a position."""
+        epoch, offset = split(begin)
+        return self.folder / (f"epoch-{epoch:06}-{offset:017}.log" if offset else f"epoch-{epoch:06}.log")
 
     def beginning(self) -> int:
         """0, or the position of the oldest file if files before it were trimmed."""
@@ -89,14 +100,22 @@ class SegmentFiles:
                 header = file.read(HEADER_BYTES)
             if len(header) < HEADER_BYTES:
                 return 0  # an owner is just beginning it, or died at that
+            begin = begin_of(path)
             prior_epoch = int(np.frombuffer(header, HEADER)[0]["prior_epoch"])
-            return epoch_of(path) << OFFSET_BITS if prior_epoch else 0
+            return begin if prior_epoch or split(begin)[1] else 0
         return 0
 
+    def place_of(self, position: int) -> tuple[Path, int]:
+        """The file in which a position lies, or would if it were there, and the byte in it."""
+        path = next(iter(self.paths(position)), None)
+        if path is None or not 0 <= position - begin_of(path) < OFFSETS:
+            path = self.path(position >> OFFSET_BITS << OFFSET_BITS)
+        return path, position - begin_of(path)
+
     def locate(self, position: int) -> str:
-        """The file, and the byte in it."""
-        epoch, offset = split(position)
-        return f"{self.path(epoch)} at byte {offset}"
+        """The same in words."""
+        path, offset = self.place_of(position)
+        return f"{path} at byte {offset}"
 
     def read(self, position: int, ends: list[tuple[Path, int]]) -> Iterator[Entry]:
         """
@@ -105,11 +124,10 @@ class SegmentFiles:
         `ends` are files and bytes, oldest first, none before the position's. Raises LogGap (S4) or BatchDamaged.
         """
         self.require_there(position, ends)
-        from_epoch, from_offset = split(position)
         for path, end in ends:
-            epoch = epoch_of(path)
-            for offset, batch in batches(path, from_offset if epoch == from_epoch else 0, end):
-                yield entry_at(epoch, offset, batch)
+            begin = begin_of(path)
+            for offset, batch in batches(path, start_in(path, position), end):
+                yield entry_at(begin + offset, batch)
 
     def newest(self, count: int, ends: list[tuple[Path, int]]) -> list[Entry]:
         """The last `count` batches of files that are whole up to the bytes given; reads lengths, then those batches."""
@@ -117,28 +135,44 @@ class SegmentFiles:
         for path, end in reversed(ends):
             places = deque(places_of(path, 0, end), maxlen=count - len(found))
             start = places[0][0] if places else end
-            found = [entry_at(epoch_of(path), *each) for each in batches(path, start, end)] + found
+            begin = begin_of(path)
+            found = [entry_at(begin + offset, batch) for offset, batch in batches(path, start, end)] + found
             if len(found) == count:
                 break
         return found
 
     def require_there(self, position: int, ends: list[tuple[Path, int]]) -> None:
-        """S4."""
-        from_epoch, from_offset = split(position)
+        """S4, and S6 as far as it is known."""
+        epoch, offset = split(position)
         reason = "the numbers are bytes of the file; it was trimmed, cut, or is another log's"
-        if from_offset and (not ends or epoch_of(ends[0][0]) != from_epoch or ends[0][1] < from_offset):
-            found = ends[0][1] if ends and epoch_of(ends[0][0]) == from_epoch else 0
-            raise LogGap(self.shard, from_offset, found, self.locate(position), reason)
-        begin = 0 if from_offset else self.beginning()
-        if position < begin:
-            reason = "the numbers are epochs; what came before was trimmed"
-            raise LogGap(self.shard, from_epoch, split(begin)[0], self.locate(begin), reason)
+        if offset:
+            path, size = ends[0] if ends else (self.path(0), 0)
+            found = begin_of(path) + size if split(begin_of(path))[0] == epoch else 0
+            if not begin_of(path) <= position <= found:
+                raise LogGap(self.shard, offset, split(found)[1], self.locate(position), reason)
+        else:
+            begin = self.beginning()
+            if position < begin:
+                reason = "the numbers are epochs; what came before was trimmed"
+                raise LogGap(self.shard, epoch, split(begin)[0], self.locate(begin), reason)
+        for (path, size), (following, _) in pairwise(ends):
+            begin = begin_of(following)
+            if split(begin)[1] and begin != begin_of(path) + size:
+                reason = (
+                    f"the numbers are bytes of the epoch; a file before it is missing, or {path} lost its end"
+                )
+                raise LogGap(
+                    self.shard, split(begin_of(path) + size)[1], split(begin)[1], self.locate(begin), reason
+                )
 
     def trim(self, position: int, *, sync: bool) -> int:
-        """Remove the files of epochs before the position's, never the newest; the bytes removed. Raises LogUnavailable."""
+        """Remove the files that hold nothing from a position on, never the newest; the bytes removed. Raises LogUnavailable."""
         removed_bytes = 0
-        paths = [path for path in self.paths()[:-1] if epoch_of(path) < split(position)[0]]
-        for path in paths:  # oldest first: a crash between two leaves a shorter log, not one with a hole
+        for path, following in pairwise(
+            self.paths()
+        ):  # oldest first: a crash between two leaves a shorter log, not one with a hole
+            if begin_of(following) > position:
+                break
             size = path.stat().st_size
             try:
                 path.unlink()
@@ -178,15 +212,20 @@ def split(position: int) -> tuple[int, int]:
     return position >> OFFSET_BITS, position & (OFFSETS - 1)
 
 
-def epoch_of(path: Path) -> int:
-    """epoch-000012.log -> 12"""
-    return int(path.stem.removeprefix("epoch-"))
+def begin_of(path: Path) -> int:
+    """The position at which a file begins: epoch-000012.log, epoch-000012-00000000067109120.log"""
+    epoch, _, offset = path.stem.removeprefix("epoch-").partition("-")
+    return int(epoch) << OFFSET_BITS | int(offset or 0)
 
 
-def entry_at(epoch: int, offset: int, batch: bytes) -> Entry:
+def start_in(path: Path, position: int) -> int:
+    """The byte of a file at which reading begins that begins at a position in it, or in a file before it."""
+    return max(position - begin_of(path), 0)
+
+
+def entry_at(position: int, batch: bytes) -> Entry:
     """A batch of a file as an Entry."""
-    here = epoch << OFFSET_BITS | offset
-    return Entry(here, here + FRAME_BYTES + len(batch), batch)
+    return Entry(position, position + FRAME_BYTES + len(batch), batch)
 
 
 def sync_folder(folder: Path) -> None:
@@ -264,23 +303,24 @@ def whole_batches(path: Path, start: int, end: int) -> Iterator[tuple[int, bytes
             ) from damage
 
 
-def synced_end(folder: Path) -> tuple[int, int] | None:
-    """Epoch and byte that `synced` tells of, at or behind which the log must end; None if it does not say."""
+def synced_end(folder: Path) -> int:
+    """The position that `synced` tells of, at or behind which the log must end; 0 if it does not say."""
     try:
         epoch, offset, crc = SYNCED_FACTS.unpack((folder / "synced").read_bytes())
     except (FileNotFoundError, struct.error):
-        return None
-    return (epoch, offset) if crc == _crc_of_facts(epoch, offset) else None
+        return 0
+    return epoch << OFFSET_BITS | offset if crc == _crc_of_facts(epoch, offset) else 0
 
 
 def synced_bytes(path: Path) -> int:
     """How much of the newest file is known to have been synced: all, if `synced` does not say."""
-    epoch, offset = synced_end(path.parent) or (0, 0)
-    return offset if epoch == epoch_of(path) else OFFSETS
+    synced, begin = synced_end(path.parent), begin_of(path)
+    return max(synced - begin, 0) if split(synced)[0] == split(begin)[0] else OFFSETS
 
 
-def synced_facts(epoch: int, offset: int) -> bytes:
+def synced_facts(position: int) -> bytes:
     """What `synced` holds."""
+    epoch, offset = split(position)
     return SYNCED_FACTS.pack(epoch, offset, _crc_of_facts(epoch, offset))
 
 
@@ -297,9 +337,9 @@ def frame(length: int, unsynced: int) -> bytes:
 
 def unframed(raw: bytes) -> tuple[int, int]:
     """Length of the batch, and unsynced bytes before it: -1 if the frame is damaged."""
-    rest, length = divmod(int.from_bytes(raw, "little"), 1 << FRAME_BITS)
-    check, unsynced = divmod(rest, 1 << FRAME_BITS)
-    return length, unsynced if check == unsynced % FRAME_CHECK else -1
+    word = int.from_bytes(raw, "little")
+    unsynced = word >> FRAME_BITS & FRAME_MASK
+    return word & FRAME_MASK, unsynced if word >> 2 * FRAME_BITS == unsynced % FRAME_CHECK else -1
 
 
 def _batches_behind(path: Path, start: int) -> list[tuple[int, int]]:

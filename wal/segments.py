@@ -1,10 +1,10 @@
 """
-A log of segment files: one folder for a shard, one file for an epoch, group fsync. The embedded default.
+A log of segment files: one folder for a shard, a file or more for an epoch, group fsync. The embedded default.
 
 append() only queues. One thread owns the file: it takes everything that is queued, writes it and syncs once, so
 that however long a sync takes (2 ms are common), all batches that came meanwhile share the next. A claim
-begins a new file, and so an owner never writes into a file that another one has left. The files themselves,
-and how they are read, are segment_files.py.
+begins a new file, and so an owner never writes into a file that another one has left; a full file is followed by another.
+The files themselves, and how they are read, are segment_files.py.
 
 What a crash leaves: the end of the newest file may be torn. Opening cuts it and says how much (torn_bytes);
 nothing of it was ever called durable. Damage before batches that were written after a sync of it is not a torn end
@@ -35,11 +35,13 @@ from ringpit.wal.log import PENDING_BYTES_MAX, Entry
 from ringpit.wal.segment_files import (
     FRAME_BYTES,
     OFFSET_BITS,
+    OFFSETS,
     SegmentFiles,
+    begin_of,
     entry_at,
-    epoch_of,
     frame,
     split,
+    start_in,
     sync_folder,
     synced_end,
     synced_facts,
@@ -47,7 +49,9 @@ from ringpit.wal.segment_files import (
 )
 
 LOCK_POLL_SECONDS: Final = 0.001
+SEGMENT_BYTES: Final = 1 << 26  # a file that has them is full: about a tenth of a second to check at a start
 FACTS_SECONDS: Final = 1.0  # a log that rests so long makes `synced` durable
+OFFSETS_USED: Final = OFFSETS - (1 << 35)  # of an epoch: no file begins behind it, and none is so long
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -62,8 +66,8 @@ class SegmentView:
     def __init__(self, folder: Path, shard: int) -> None:
         """Raises LogUnavailable if there is no folder for the shard."""
         self.torn_bytes = 0
-        self._synced = (0, 0)  # epoch and byte that had been synced when the last read began
-        self._reached: tuple[int, int] | None = None  # where the last read came to the end
+        self._synced = 0  # position up to which it had been synced when the last read began
+        self._reached = -1  # where the last read came to the end
         self._files = SegmentFiles(folder, shard)
         self.folder = self._files.folder
         if not self.folder.is_dir():
@@ -74,31 +78,26 @@ class SegmentView:
 
     def read(self, position: int = 0) -> Iterator[Entry]:
         """Every batch from a position to where the newest file, as it is now, stops being whole."""
-        from_epoch, from_offset = split(position)
-        self._synced, self._reached = (
-            synced_end(self.folder) or (0, 0),
-            None,
-        )  # first: a writer goes on meanwhile
-        ends = self._files.sizes(from_epoch)
+        self._synced, self._reached = synced_end(self.folder), -1  # first: a writer goes on meanwhile
+        ends = self._files.sizes(position)
         self.torn_bytes = 0
         self._files.require_there(position, ends)
         if not ends:
-            self._reached = (0, 0)
+            self._reached = 0
             return
         yield from self._files.read(position, ends[:-1]) if len(ends) > 1 else ()
         path, end = ends[-1]
-        epoch = epoch_of(path)
-        whole = from_offset if epoch == from_epoch else 0
+        begin, whole = begin_of(path), start_in(path, position)
         for offset, batch in whole_batches(path, whole, end):
-            entry = entry_at(epoch, offset, batch)
-            whole = split(entry.following)[1]
+            entry = entry_at(begin + offset, batch)
+            whole = entry.following - begin
             yield entry
         self.torn_bytes = end - whole
-        self._reached = epoch, whole
+        self._reached = begin + whole
 
     def newest(self, count: int) -> list[Entry]:
         """The last batches that are whole; the newest file is read once to know its end."""
-        ends = self._files.sizes(0)
+        ends = self._files.sizes()
         if ends:
             path, end = ends[-1]
             whole = [offset + FRAME_BYTES + len(batch) for offset, batch in whole_batches(path, 0, end)]
@@ -107,12 +106,12 @@ class SegmentView:
 
     def lost_end(self) -> str:
         """Why the end that `read` has just come to cannot be the log's: it was synced beyond; empty: nothing says so."""
-        if self._reached is None or self._reached >= self._synced:
+        if self._reached < 0 or self._reached >= self._synced:
             return ""
-        (epoch, offset), (last, whole) = self._synced, self._reached
+        path, synced_bytes = self._files.place_of(self._synced)
         return (
-            f"{self._files.path(epoch)} was synced up to byte {offset}, and the log ends before, in {self._files.path(last)} "
-            f"at byte {whole}: what is missing was acknowledged"
+            f"{path} was synced up to byte {synced_bytes}, and the log ends before, in "
+            f"{self._files.locate(self._reached)}: what is missing was acknowledged"
         )
 
     def beginning(self) -> int:
@@ -120,7 +119,7 @@ class SegmentView:
         return self._files.beginning()
 
     def trim(self, position: int) -> None:
-        """Remove the files of epochs before the position's; whoever writes has the newest, which stays."""
+        """Remove the files that hold nothing from the position on; whoever writes has the newest, which stays."""
         self._files.trim(position, sync=True)
 
     def locate(self, position: int) -> str:
@@ -147,13 +146,19 @@ class SegmentLog:
     """
 
     def __init__(
-        self, folder: Path, shard: int, *, fsync: bool = True, lock_timeout_seconds: float = 0.0
+        self,
+        folder: Path,
+        shard: int,
+        *,
+        fsync: bool = True,
+        lock_timeout_seconds: float = 0.0,
+        segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         """
         Open for reading and appending, and cut a torn end.
 
         With fsync=False "durable" means that the kernel has the bytes: that survives the death of the process,
-        not that of the machine. A successor waits up to lock_timeout_seconds for an owner that is just dying. Raises
+        not that of the machine. A file that has segment_bytes is followed by another. A successor waits up to lock_timeout_seconds for an owner that is just dying. Raises
         LogUnavailable if the folder cannot be used or another process writes it, BatchDamaged if the newest file is
         damaged before its end.
         """
@@ -173,7 +178,8 @@ class SegmentLog:
         self._failure: LogFailed | None = None
         self._closing = False
         self._file = -1
-        self._file_epoch = 0
+        self._segment_bytes = segment_bytes
+        self._file_begin = 0  # position; 0: no claim yet
         self._file_bytes = 0
         self._synced_bytes = 0  # of the file
         self._facts = -1  # of `synced`
@@ -203,9 +209,9 @@ class SegmentLog:
         with self._changed:
             self._changed.wait_for(lambda: self._pending_bytes < PENDING_BYTES_MAX or self._failure)
             self._require_sound()
-            if not self._file_epoch:
-                self._file_epoch = claimed_epoch(batch)
-                if not self._file_epoch:
+            if not self._file_begin:
+                self._file_begin = claimed_epoch(batch) << OFFSET_BITS
+                if not self._file_begin:
                     raise ValueError(f"the first batch appended to {self.folder} must be a claim")
             self._queue.append(batch)
             self._pending_bytes += len(batch)
@@ -222,9 +228,8 @@ class SegmentLog:
 
     def read(self, position: int = 0) -> Iterator[Entry]:
         """Every batch from a position to the end of what is written now, file after file."""
-        from_epoch, _ = split(position)
         with self._changed:
-            ends = [(path, self._end_of(path)) for path in self._files.paths() if epoch_of(path) >= from_epoch]
+            ends = [(path, self._end_of(path)) for path in self._files.paths(position)]
         return self._files.read(position, ends)
 
     def newest(self, count: int) -> list[Entry]:
@@ -238,7 +243,7 @@ class SegmentLog:
         return self._files.beginning()
 
     def trim(self, position: int) -> None:
-        """Remove the files of epochs before the position's."""
+        """Remove the files that hold nothing from the position on."""
         removed_bytes = self._files.trim(position, sync=self._fsync)
         with self._changed:
             self.bytes_total -= removed_bytes
@@ -296,38 +301,40 @@ class SegmentLog:
                     self._sync_facts()
             except OSError as error:
                 with self._changed:
-                    self._failure = self._failed(error, self._files.path(self._file_epoch))
+                    self._failure = self._failed(error, self._files.path(self._file_begin))
                     self._changed.notify_all()
                 return
             with self._changed:
                 self._durable_count += len(group)
                 if self._durable_count:
-                    self._durable_end = self._file_epoch << OFFSET_BITS | self._file_bytes
+                    self._durable_end = self._file_begin + self._file_bytes
                 self._pending_bytes -= sum(map(len, group))
                 self._changed.notify_all()
             if closing and not group:
                 return
 
     def _write(self, group: list[bytes]) -> None:
-        """Write the batches of a group and sync the file; a claim first syncs and leaves the old one."""
+        """Write the batches of a group and sync the file; before a claim, and when it is full, sync and leave it."""
         for batch in group:
             epoch = claimed_epoch(batch)
-            if epoch:
+            if epoch or self._file_bytes >= self._segment_bytes:
                 self._sync()
-                self._begin_file(epoch)
+                self._begin_file(epoch << OFFSET_BITS if epoch else self._file_begin + self._file_bytes)
             _write_whole(self._file, frame(len(batch), self._file_bytes - self._synced_bytes), batch)
             with self._changed:
                 self._file_bytes += FRAME_BYTES + len(batch)
                 self.bytes_total += FRAME_BYTES + len(batch)
         self._sync()
 
-    def _begin_file(self, epoch: int) -> None:
-        """S3. A file that exists already is another owner's, and the open fails."""
+    def _begin_file(self, begin: int) -> None:
+        """S3, S6. A file that exists already is another owner's, and the open fails."""
+        if split(begin)[1] >= OFFSETS_USED:
+            raise OSError(errno.ERANGE, "an epoch is full, the next start begins another")
         if self._file >= 0:
             os.close(self._file)
-        self._file = os.open(self._files.path(epoch), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        self._file = os.open(self._files.path(begin), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         with self._changed:
-            self._file_epoch, self._file_bytes = epoch, 0
+            self._file_begin, self._file_bytes = begin, 0
         self._synced_bytes = 0
         if self._facts < 0:
             self._facts = os.open(self.folder / "synced", os.O_WRONLY | os.O_CREAT, 0o644)
@@ -346,7 +353,7 @@ class SegmentLog:
 
     def _tell_facts(self) -> None:
         """Write down how far the file is synced: never more than is true (S5)."""
-        os.pwrite(self._facts, synced_facts(self._file_epoch, self._synced_bytes), 0)
+        os.pwrite(self._facts, synced_facts(self._file_begin + self._synced_bytes), 0)
         self._facts_synced = False
 
     def _sync_facts(self) -> None:
@@ -410,7 +417,7 @@ class SegmentLog:
             time.sleep(LOCK_POLL_SECONDS)
 
     def _cut_torn_end(self) -> None:
-        """S2. An empty newest file goes altogether: its epoch was never claimed."""
+        """S2. An empty newest file goes altogether: nothing was ever claimed or said in it."""
         paths = self._files.paths()
         if not paths:
             return
@@ -418,12 +425,14 @@ class SegmentLog:
         size = path.stat().st_size
         whole = 0
         synced = synced_end(self.folder)
+        begin = begin_of(path)
         for offset, batch in whole_batches(path, 0, size):
             whole = offset + FRAME_BYTES + len(batch)
         self.torn_bytes = size - whole
-        if synced is not None and synced > (epoch_of(path), whole):
+        if synced > begin + whole:
+            synced_path, synced_bytes = self._files.place_of(synced)
             self.lost_end = (
-                f"{self._files.path(synced[0])} was synced up to byte {synced[1]}, and the log ends before, in {path} at byte "
+                f"{synced_path} was synced up to byte {synced_bytes}, and the log ends before, in {path} at byte "
                 f"{whole}: what is missing may have been acknowledged"
             )
         with path.open("r+b") as file:
@@ -436,7 +445,7 @@ class SegmentLog:
 
     def _end_of(self, path: Path) -> int:
         """Bytes of whole batches in a file: of the one being written, what is written whole."""
-        return self._file_bytes if epoch_of(path) == self._file_epoch else path.stat().st_size
+        return self._file_bytes if begin_of(path) == self._file_begin else path.stat().st_size
 
 
 def _write_whole(descriptor: int, *buffers: bytes) -> None:

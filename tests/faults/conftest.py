@@ -43,6 +43,7 @@ from ringpit.testing.naive import NaiveExchange
 RINGPIT = Path(sys.executable).with_name("ringpit")
 SHARED_MEMORY = Path("/dev/shm")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RINGPIT_")}
+SMALL_FILES = {"RINGPIT__LOG__SEGMENT_BYTES": "65536"}  # so that the log of every test has many
 DEADLINE_SECONDS = 100.0  # for anything: a crowded machine is not a bug
 START_SECONDS = 280.0  # the first start on a machine compiles
 FRAME_ORDERS = 100
@@ -160,7 +161,7 @@ class ExchangeProcess:
         self.config_file = folder / "ringpit.toml"
         self.config_file.write_text(CONFIG.format(name=self.name, data=self.data, routers=routers) + more)
         self.config = load(self.config_file)
-        self.environment = ENVIRONMENT | {VARIABLE: faults}
+        self.environment = ENVIRONMENT | SMALL_FILES | {VARIABLE: faults}
         self.process = None
         self.started = []  # what it ran when it began to accept orders
         self.said_file = folder / "said.txt"

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from ringpit.shards.exits import Exit
-from ringpit.wal.segment_files import split
+from ringpit.wal.segment_files import SegmentFiles, begin_of
 from ringpit.wal.segments import SegmentView
 
 ORDERS = 6_000
@@ -51,7 +51,7 @@ def goes_on(exchange, flow):
 
 def log_file(exchange, shard):
     """The newest file of a shard's log."""
-    return max((exchange.config.log_folder() / f"shard-{shard:04}").glob("epoch-*.log"))
+    return SegmentFiles(exchange.config.log_folder(), shard).paths()[-1]
 
 
 def test_a_log_that_does_not_belong_to_its_snapshot_is_refused(stopped):
@@ -116,7 +116,8 @@ def torn_anywhere(make_exchange, make_flow_on, count, seed):
     exchange.kill_all()
     exchange.environment.pop("RINGPIT_FAULT")
     last = list(SegmentView(exchange.config.log_folder(), 0).read())[-1]
-    path, start = log_file(exchange, 0), split(last.position)[1]
+    path = log_file(exchange, 0)
+    start = last.position - begin_of(path)
     kept = exchange.data.with_name("kept")
     shutil.copytree(exchange.data, kept)
     size = path.stat().st_size - start

@@ -1,6 +1,7 @@
 """What keeps an exchange from starting or going on: one sentence that says what to do, and an exit code that is not 0."""
 
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -10,6 +11,7 @@ import pytest
 from ringpit.ipc.segment import Segment, SegmentLayout
 from ringpit.shards.exits import Exit
 from ringpit.shards.layout import segment_name
+from ringpit.wal.segment_files import SegmentFiles
 
 DISK_BYTES = 4 << 20
 HUGE_RING = 1 << 26  # slots of 64 bytes; a router has one ring for each shard
@@ -182,18 +184,24 @@ def test_a_full_disk_under_the_output_is_said_and_mended(make_exchange, make_flo
     exchange.assert_published(flow.commands)
 
 
-def test_a_damaged_log_is_refused_with_the_position(exchange, make_flow):
+@pytest.mark.parametrize("file_bytes", [1 << 16, 1 << 26], ids=["one of many files", "the only file"])
+def test_a_damaged_log_is_refused_with_the_position(make_exchange, make_flow_on, file_bytes):
     """One wrong bit in the middle of a log: the exchange does not start, names the file and the byte, and changes nothing."""
-    flow = make_flow(5_000, seed=8)
+    exchange = make_exchange()
+    exchange.environment["RINGPIT__LOG__SEGMENT_BYTES"] = str(file_bytes)
+    flow = make_flow_on(exchange.start(), 5_000, seed=8, window=10)
     flow.finish()
     assert 0 == exchange.stop(), exchange.said()
-    path = exchange.data / "log" / "shard-0000" / "epoch-000001.log"
+    shutil.rmtree(exchange.config.snapshots_folder())  # or nothing that lies before one is read
+    paths = SegmentFiles(exchange.config.log_folder(), 0).paths()
+    assert (len(paths) > 1) == (file_bytes == 1 << 16)
+    path = paths[0]
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(damaged)
     refused(exchange, Exit.REFUSED)
     assert f"{path} at byte " in exchange.said()
-    assert "restore the file from a copy before starting" in exchange.said()
+    assert "from a copy before starting" in exchange.said()
     assert damaged == path.read_bytes()
 
 

@@ -16,6 +16,7 @@ from ringpit.testing.sessions import session
 from ringpit.wal.batch import BatchKind
 from ringpit.wal.errors import LogGap
 from ringpit.wal.reader import recover
+from ringpit.wal.segment_files import split
 from ringpit.wal.segments import SegmentLog
 from ringpit.wal.writer import BatchWriter
 
@@ -102,9 +103,9 @@ def test_a_missing_file_is_a_gap(copy):
 def test_swapped_batches_are_a_gap(copy):
     """Two batches of a file in the wrong order: the second one comes too early."""
     path = copy.files()[0]
-    entries = [entry for entry in copy.source().view.read() if entry.position >> 40 == 1]
+    entries = [entry for entry in copy.source().view.read() if split(entry.position)[0] == 1]
     data = path.read_bytes()
-    bounds = [(entry.position & (1 << 40) - 1, entry.following & (1 << 40) - 1) for entry in entries[1:3]]
+    bounds = [(split(entry.position)[1], split(entry.following)[1]) for entry in entries[1:3]]
     (first, middle), (_, end) = bounds
     path.write_bytes(data[:first] + data[middle:end] + data[first:middle] + data[end:])
     rows, summary = survey(copy)

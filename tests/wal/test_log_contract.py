@@ -42,6 +42,7 @@ class Place:
     params=[
         "memory",
         "segments",
+        "short segments",
         *(pytest.param(kind, marks=pytest.mark.brokers) for kind in ("kafka", "transactional")),
     ]
 )
@@ -49,8 +50,10 @@ def place(request, make, tmp_path):
     """A log of each kind, not open yet."""
     if request.param == "memory":
         factories = [functools.partial(MemoryLog, [])] * 2
-    elif request.param == "segments":
-        factories = [functools.partial(each, tmp_path, make.shard) for each in (SegmentLog, SegmentView)]
+    elif request.param.endswith("segments"):
+        size = {"segment_bytes": 1} if request.param == "short segments" else {}  # each batch has a file
+        factories = [functools.partial(SegmentLog, **size), SegmentView]
+        factories = [functools.partial(each, tmp_path, make.shard) for each in factories]
     else:
         bootstrap = request.getfixturevalue("kafka_bootstrap")
         topic = f"ringpit-contract-{uuid.uuid4().hex}"

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from ringpit.wal import segments
 from ringpit.wal.errors import BatchDamaged, LogFailed, LogFull, LogGap, LogUnavailable, LogVersionMismatch
 from ringpit.wal.reader import recover
+from ringpit.wal.segment_files import OFFSET_BITS
 from ringpit.wal.segments import SegmentLog, SegmentView
 from ringpit.wal.writer import BatchWriter
 
@@ -240,6 +241,124 @@ def test_damage_in_an_older_file_is_fatal(make, tmp_path):
         open_and_read(tmp_path)
 
 
+# -- an epoch of several files
+
+
+def filled_files(make, folder, frame_count=5):
+    """An epoch of which each file is full with two batches: the batches, and the files' paths."""
+    batches = [
+        make.claim(1),
+        *(make.batch(make.frames(n % 3 + 1), first_seq=10 * n) for n in range(1, frame_count + 1)),
+    ]
+    log = SegmentLog(folder, make.shard, segment_bytes=500)
+    for batch in batches:
+        log.append(batch)
+    make.wait_durable(log, len(batches))
+    assert batches == [entry.batch for entry in log.read()]
+    log.close()
+    return batches, sorted(
+        (folder / "shard-0003").glob("epoch-*.log"), key=lambda path: len(path.name + path.name[13:])
+    )
+
+
+def test_a_full_file_is_followed_by_another(make, tmp_path):
+    """Each is named by the byte of the epoch at which it begins, and holds what the one before had no room for."""
+    batches, paths = filled_files(make, tmp_path)
+    begin, expected = 0, {}
+    for first in range(0, len(batches), 2):
+        content = framed(batches[first : first + 2], [1] * 2)
+        expected[f"epoch-000001-{begin:017}.log" if begin else "epoch-000001.log"] = len(content)
+        begin += len(content)
+    assert expected == {path.name: path.stat().st_size for path in paths}
+    assert (batches, 0) == open_and_read(tmp_path)
+    assert batches == [entry.batch for entry in SegmentView(tmp_path, make.shard).read()]
+
+
+def test_any_position_of_any_file_can_be_read_from(make, tmp_path):
+    """Positions grow over the files of an epoch: from each entry's own, and from where it says to go on, the rest is read."""
+    batches, _ = filled_files(make, tmp_path)
+    view = SegmentView(tmp_path, make.shard)
+    for log in (view, SegmentLog(tmp_path, make.shard)):
+        entries = list(log.read())
+        for index, entry in enumerate(entries):
+            assert batches[index:] == [each.batch for each in log.read(entry.position)]
+            assert batches[index + 1 :] == [each.batch for each in log.read(entry.following)]
+        assert entries[-4:] == log.newest(4)
+        assert re.search(r"epoch-000001-0000000000000\d+\.log at byte \d+$", log.locate(entries[-1].position))
+        with pytest.raises(LogGap):
+            list(log.read(entries[-1].following + 1))
+    log.close()
+
+
+def test_the_newest_of_many_files_is_torn_at_every_byte(make, tmp_path):
+    """Only the newest file has an end that may be cut; when nothing of it is whole it goes, and the log ends before it."""
+    batches, paths = filled_files(make, tmp_path, frame_count=6)
+    whole = paths[-1].read_bytes()
+    for size in range(len(whole)):
+        paths[-1].write_bytes(whole[:size])
+        view = SegmentView(tmp_path, make.shard)
+        assert batches[:-1] == [entry.batch for entry in view.read()]
+        assert (size, "was synced up to" in view.lost_end()) == (view.torn_bytes, True)
+        log = SegmentLog(tmp_path, make.shard)
+        assert batches[:-1] == [entry.batch for entry in log.read()]
+        assert (size, False) == (log.torn_bytes, paths[-1].exists())
+        assert f"{paths[-1]} was synced up to byte {len(whole)}, and" in log.lost_end
+        log.close()
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_file_that_is_missing_or_short_is_a_gap(make, tmp_path, which):
+    """Of an epoch's files all but the newest must be whole and there: the sentence names the file behind the hole."""
+    _, paths = filled_files(make, tmp_path, frame_count=7)
+    whole = paths[which].read_bytes()
+    for content in (None, whole[: len(whole) // 3]):
+        paths[which].unlink(missing_ok=True)
+        if content is not None:
+            paths[which].write_bytes(content)
+        reason = (
+            "were trimmed|what came before was trimmed"
+            if which == 0 and content is None
+            else "a file before it is missing, or"
+        )
+        for opened in (SegmentView, SegmentLog):
+            log = opened(tmp_path, make.shard)
+            with pytest.raises(LogGap, match=reason):
+                list(log.read())
+            log.close()
+
+
+def test_a_log_is_trimmed_while_it_is_written(make, tmp_path):
+    """Files before the one in which the position lies go, whoever trims; reading begins behind them."""
+    batches, paths = filled_files(make, tmp_path, frame_count=7)
+    view = SegmentView(tmp_path, make.shard)
+    entries = list(view.read())
+    view.trim(entries[3].position)
+    assert [False, True, True, True] == [path.exists() for path in paths]
+    assert entries[2].position == view.beginning()
+    assert batches[3:] == [entry.batch for entry in view.read(entries[3].position)]
+    for position in (0, entries[1].position):
+        with pytest.raises(LogGap):
+            list(view.read(position))
+    log = SegmentLog(tmp_path, make.shard)
+    assert (entries[2].position, batches[2:]) == (
+        log.beginning(),
+        [entry.batch for entry in log.read(log.beginning())],
+    )
+    log.trim(1 << 62)
+    assert [paths[-1]] == list(paths[0].parent.glob("epoch-*.log"))
+    log.close()
+
+
+def test_an_epoch_has_an_end(make, tmp_path, monkeypatch):
+    """Positions leave each epoch 64 TiB: a log that comes to it fails with a sentence, and the next start begins another epoch."""
+    monkeypatch.setattr(segments, "OFFSETS_USED", 500)
+    log = SegmentLog(tmp_path, make.shard, segment_bytes=300)
+    log.append(make.claim(1))
+    with pytest.raises(LogFailed, match=r"an epoch is full, the next start begins another"):
+        append_for_ever(log, make.batch(make.frames(1)), [])
+    log.close()
+
+
 def test_claim_that_was_torn_leaves_its_epoch_free(make, tmp_path):
     """A file whose first batch is torn goes altogether, so the next owner can claim the same epoch."""
     batches = fill(make, tmp_path)
@@ -257,7 +376,7 @@ def test_missing_part_of_a_file_is_a_gap(make, tmp_path):
     """Reading on behind the end of a file, or in a file that is gone, says so."""
     fill(make, tmp_path)
     log = SegmentLog(tmp_path, 3)
-    for position in (1 << 40 | 1 << 20, 7 << 40 | 8):
+    for position in (1 << OFFSET_BITS | 1 << 20, 7 << OFFSET_BITS | 8):
         with pytest.raises(LogGap, match=r"the numbers are bytes"):
             list(log.read(position))
     log.close()
@@ -342,10 +461,10 @@ def test_trim_keeps_the_file_that_holds_the_position(make, tmp_path):
         fill(make, tmp_path, epoch)
     log = SegmentLog(tmp_path, make.shard)
     bytes_before = log.bytes_total
-    log.trim(2 << 40 | 200)
+    log.trim(2 << OFFSET_BITS | 200)
     assert [2, 3] == [epoch for epoch in (1, 2, 3) if file_of(tmp_path, epoch).exists()]
     assert bytes_before > log.bytes_total
-    log.trim(9 << 40)
+    log.trim(9 << OFFSET_BITS)
     assert [3] == [epoch for epoch in (1, 2, 3) if file_of(tmp_path, epoch).exists()]
     assert file_of(tmp_path, 3).stat().st_size == log.bytes_total
     log.close()
@@ -406,7 +525,7 @@ def test_file_that_may_not_grow_at_every_byte_of_a_batch(make, tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         log = SegmentLog(tmp_path, make.shard)
         assert room - last == log.torn_bytes
-        assert [make.claim(epoch), *batches[1:-1]] == [entry.batch for entry in log.read(epoch << 40)]
+        assert [make.claim(epoch), *batches[1:-1]] == [entry.batch for entry in log.read(epoch << OFFSET_BITS)]
         log.close()
         file_of(tmp_path, epoch).unlink()
 
