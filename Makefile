@@ -85,23 +85,25 @@ brokers-status: ## say whether they run and where
 
 ##@ Test
 
-# Each step runs whatever the others said; what a failed one said last is printed again at the very end. The two that need no
-# more than a core each run beside each other.
+# Each step runs whatever the others said; what a failed one said last is printed again at the very end. Steps run in pairs: each
+# needs a core, or waits most of the time.
 .PHONY: test
-test: setup ## everything: lint, types, interpreted, bounds-checked, then all tests with the real brokers
-	@mkdir -p build; failed=; \
+test: setup ## everything: lint, types, interpreted, bounds-checked, compiled, and whole exchanges with the real brokers
+	@mkdir -p build; failed=; beside=; trap 'kill $$beside 2>/dev/null || true' EXIT; \
 	step() { echo "== $$1"; $(MAKE) $$1 2>&1 | tee build/$$1.log || failed="$$failed $$1"; }; \
-	step lint; step types; \
-	$(MAKE) test-bounds > build/test-bounds.log 2>&1 & beside=$$!; trap 'kill $$beside 2>/dev/null || true' EXIT; \
-	step test-py; \
-	echo "== test-bounds, which ran beside it"; wait $$beside || failed="$$failed test-bounds"; cat build/test-bounds.log; \
-	step test-brokers; \
+	pair() { $(MAKE) $$2 > build/$$2.log 2>&1 & beside=$$!; step $$1; \
+	  echo "== $$2, which ran beside it"; wait $$beside || failed="$$failed $$2"; cat build/$$2.log; }; \
+	step lint; step types; pair test-py test-bounds; step warm; pair test-brokers test-compiled; \
 	for step in $$failed; do echo "== the end of $$step, which failed"; tail -n 80 build/$$step.log; done; \
 	[ -z "$$failed" ] || { echo "make test failed in:$$failed" >&2; exit 1; }
 
 .PHONY: test-brokers
-test-brokers: warm ## all tests, compiled, with brokers that this starts and stops
-	@$(call with_brokers,$(BIN)/python -m pytest tests --continue-on-collection-errors,$(TEST_BROKERS_FOLDER))
+test-brokers: warm ## whole exchanges, and all that needs the real brokers, which this starts and stops
+	@$(call with_brokers,$(BIN)/python -m pytest tests -m 'brokers or whole' --durations 30 --continue-on-collection-errors,$(TEST_BROKERS_FOLDER))
+
+.PHONY: test-compiled
+test-compiled: warm ## the unit tests compiled, and the simulation
+	@RINGPIT_NO_BROKERS=1 $(BIN)/python -m pytest tests -m 'not brokers and not whole' --durations 30 -q
 
 .PHONY: test-quick
 test-quick: warm ## all tests that need no broker, compiled

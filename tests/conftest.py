@@ -20,6 +20,12 @@ use_cache_of_these_sources()
 
 RUN_MARK = "RINGPIT_TEST_RUN"
 RUN_MARK_VALUE = uuid.uuid4().hex
+WHOLE = (
+    "deploy",
+    "faults",
+    "integration",
+    "perf",
+)  # folders of tests that start whole exchanges, brokers or benchmarks
 SHARED_MEMORY = Path("/dev/shm")
 LEFT_OVER_SECONDS = 15.0
 HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")  # they end with this process
@@ -39,11 +45,14 @@ def pytest_addoption(parser):
     parser.addoption("--soak", action="store_true", help="run the tests marked soak, and only those")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Skip, with the reason, what this run cannot or shall not execute."""
+    """Mark the tests of whole things, before -m selects; skip, with the reason, what this run cannot or shall not execute."""
     soak = config.getoption("--soak")
     no_brokers = os.environ.get("RINGPIT_NO_BROKERS") == "1"
     for item in items:
+        if item.path.relative_to(config.rootpath).parts[1] in WHOLE:
+            item.add_marker(pytest.mark.whole)
         if bool(item.get_closest_marker("soak")) != soak:
             item.add_marker(pytest.mark.skip(reason="not a soak test" if soak else "long: make soak"))
         if INTERPRETED and item.get_closest_marker("compiled"):
