@@ -4,6 +4,7 @@ The `ringpit` command.
 Heavy imports wait until a command needs them: start-up counts. Exit codes are those of exits.py.
 """
 
+import os
 import signal
 import sys
 from importlib.metadata import entry_points
@@ -244,7 +245,10 @@ def reshard(
 ) -> None:
     """Deal an exchange's events out to another number of shards; it must be stopped, and its last stop clean."""
     from ringpit.shards.config import load
+    from ringpit.shards.faults import VARIABLE, arm_from
     from ringpit.shards.resharding import remains_of, reshard
+
+    arm_from(os.environ.get(VARIABLE, ""), "reshard")
 
     def confirm(question: str) -> bool:
         """Whether the operator wants it."""

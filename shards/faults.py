@@ -4,7 +4,7 @@ Fault points: named steps at which a test has a process killed or stopped. They 
     RINGPIT_FAULT="worker-0.1:JOURNALED:SIGKILL:3"      process and incarnation, step, signal, at the third time
     RINGPIT_FAULT="worker-0.1:CUT:SIGSTOP:3:SPARE"      and nobody kills it when it was taken over
 
-Incarnations count, because a process that is started again has the same environment. A step is passed by calling `met`; in a process that was not told of a fault that is one comparison. In
+Incarnations count, because a process that is started again has the same environment; `ringpit reshard` is "reshard". A step is passed by calling `met`; in a process that was not told of a fault that is one comparison. In
 kernels the same is `passed`, told of the fault by three cells. A simulation in one process arms a fault without
 signal: then `met` raises Crash, and `passed` is true, at which the kernel returns.
 

@@ -300,6 +300,18 @@ class ExchangeProcess:
         self.process.send_signal(number)
         return self.wait()
 
+    def reshard(self, shards, step=""):
+        """Run `ringpit reshard`, killed at a step; the code with which it ended, and what it said."""
+        environment = self.environment | {VARIABLE: f"reshard:{step}:SIGKILL:1" if step else ""}
+        command = [RINGPIT, "reshard", "-c", self.config_file, "--shards", str(shards), "--yes"]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return ended.returncode, ended.stdout + ended.stderr
+
+    def use_shards(self, count):
+        """Have the next lives run so many shards."""
+        self.environment["RINGPIT__EXCHANGE__SHARDS"] = str(count)
+        self.config = load(self.config_file, environment=self.environment)
+
     def shared_memory(self):
         """Names of its segments."""
         return sorted(path.name for path in SHARED_MEMORY.glob(prefix(self.config) + "*"))

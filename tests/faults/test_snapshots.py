@@ -36,6 +36,28 @@ def test_a_snapshot_is_taken_under_load_and_a_start_goes_on_from_it(make_exchang
     exchange.assert_published(flow.commands)
 
 
+@pytest.mark.parametrize("step", ["SNAPSHOT_WRITTEN", "SNAPSHOT_PUBLISHED"])
+@pytest.mark.parametrize(
+    ("more", "who"), [(OFTEN, "worker"), (FOLLOWED, "follower")], ids=["worker", "follower"]
+)
+def test_whoever_dies_at_a_snapshot_costs_nothing(make_exchange, make_flow_on, more, who, step):
+    """Killed with a snapshot that does not count yet, or that has just begun to count: whole or not at all, and nothing is lost."""
+    first = 1 if who == "worker" else 2
+    faults = ",".join(f"{who}-{shard}.{first}:{step}:SIGKILL:1" for shard in (0, 1))
+    exchange = make_exchange(more, faults).start()
+    flow = make_flow_on(exchange, 2 * ORDERS, seed=43, window=20)
+    for shard in (0, 1):
+        exchange.until(
+            lambda: flow.offer_some() or f"{who}-{shard}: was killed by signal 9" in exchange.said(),  # noqa: B023
+            "it lives on",
+        )
+    flow.finish()
+    exchange.until(lambda: all(snapshots_of(exchange).values()), "no snapshot is taken")
+    assert 0 == exchange.stop(), exchange.said()
+    assert "it is left out" not in exchange.said()
+    exchange.assert_published(flow.commands)
+
+
 def test_a_clean_stop_leaves_nothing_to_replay(make_exchange, make_flow_on):
     """Each worker takes a snapshot at a clean stop, and the next start replays no record."""
     exchange = make_exchange("[snapshots]\ninterval_seconds = 0\n").start()
