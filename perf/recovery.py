@@ -6,7 +6,8 @@ Runs    a start of a shard with 1,000,000 resting orders in its newest snapshot 
         claim that is durable, in a process that is up, with kernels loaded. Before it, files are dropped from the page
         cache if the system lets go of them when asked.
 Tells   seconds of the whole and of its parts; commands per second that are applied to the books from memory, alone and
-        through the reader rule; nanoseconds that journaling a command costs the worker (copy, stamp, publish).
+        through the reader rule, and so of the referee's flow (referee_flow.py), whose one book is in the caches, which those of
+        the start are not; nanoseconds that journaling a command costs the worker (copy, stamp, publish).
 Beside  the yardsticks alone: there is no bare way to start an exchange.
 Checks  the digest after each start is that of the books that were never written.
 Needs   a disk folder, 1 GiB of memory.
@@ -25,19 +26,21 @@ import numpy as np
 from ringpit.engine.codes import LevelKind
 from ringpit.engine.digest import digest
 from ringpit.engine.limits import INT64_MAX, Limits
-from ringpit.engine.records import COMMAND, MARKER, REPORT
+from ringpit.engine.records import COMMAND, MARKER, RECORD_BYTES, REPORT
 from ringpit.engine.state import State, export, restore
 from ringpit.engine.tables import Tables, allocate
 from ringpit.perf.events import TICKS, events_flow
 from ringpit.perf.harness import benchmark, positive
+from ringpit.perf.referee import book_for, encode
+from ringpit.perf.referee_flow import ORDERS, messages
 from ringpit.perf.snapshot import let_go, refuse
-from ringpit.perf.stage import creations, power_of_two_above
+from ringpit.perf.stage import Book, creations, power_of_two_above
 from ringpit.shards import serve
 from ringpit.shards.flow import frames
 from ringpit.shards.worker import Replay
-from ringpit.wal.batch import HEADER
+from ringpit.wal.batch import HEADER, HEADER_BYTES
 from ringpit.wal.memory import MemoryLog
-from ringpit.wal.reader import Begin, Reader, recover
+from ringpit.wal.reader import Begin, Reader, recover, runs
 from ringpit.wal.segments import SegmentLog
 from ringpit.wal.snapshots import SnapshotFacts, SnapshotStore
 from ringpit.wal.writer import BatchWriter
@@ -64,6 +67,8 @@ class Prepared(NamedTuple):
     batches: list[bytes]
     tail: np.ndarray
     digest: str
+    referee: Book
+    referee_batches: list[bytes]
 
 
 def applied(tables: Tables, records: np.ndarray, next_seq: int) -> None:
@@ -91,9 +96,25 @@ def appended(log: SegmentLog, writer: BatchWriter, records: np.ndarray, count: i
     return batches
 
 
+def batches_of(records: np.ndarray) -> list[bytes]:
+    """Whole frames as an owner of an empty log writes them: the claim, and full batches."""
+    log = MemoryLog()
+    writer = BatchWriter(recover(log, SHARD, GENERATION, 1, _look_away))
+    at = 0
+    while at < len(records):
+        batch, taken = writer.cut(records[at:], confirmed_seq=0)
+        log.append(batch)
+        writer.advance(log.poll())
+        at += taken
+    return log.batches
+
+
 @contextmanager
 def stage(arguments: argparse.Namespace) -> Iterator[Prepared]:
     """Fill the books, write snapshot and log, and know the digest that must come out."""
+    flow = messages("normal", orders=arguments.orders)
+    referee = book_for(flow, LevelKind.LADDER)
+    referee_batches = batches_of(frames(encode(flow)[: len(flow.kind)], FRAME_COMMANDS, 3))
     resting, tail = events_flow(events=arguments.events, resting=arguments.resting, commands=arguments.tail)
     before = frames(
         np.concatenate([creations(arguments.events, 1, TICKS, 1 + TICKS, LevelKind.LADDER), resting]),
@@ -126,7 +147,7 @@ def stage(arguments: argparse.Namespace) -> Iterator[Prepared]:
         log.close()
         applied(tables, behind, seq + 1)
         begin = Begin(epoch=claimed.epoch, nonce=claimed.nonce, seq=seq, checksum=claimed.checksum, log_seq=seq)
-        yield Prepared(folder, limits, begin, state, batches, behind, digest(tables))
+        yield Prepared(folder, limits, begin, state, batches, behind, digest(tables), referee, referee_batches)
 
 
 def _look_away(_header: np.void, _records: np.ndarray) -> None:
@@ -151,6 +172,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--events", type=positive, default=EVENTS, help="events, a book each")
     parser.add_argument("--resting", type=positive, default=RESTING, help="orders in the snapshot")
     parser.add_argument("--tail", type=positive, default=TAIL, help="commands behind it")
+    parser.add_argument("--orders", type=positive, default=ORDERS, help="new orders of the referee's flow")
     parser.add_argument("--folder", type=Path, help="folder for the files (a temporary one)")
 
 
@@ -169,21 +191,31 @@ def measure(_arguments: argparse.Namespace, prepared: Prepared) -> dict[str, obj
     apply_seconds = (time.perf_counter_ns() - began_ns) / 1e9
     _require(prepared, tables)
     tables = restore(prepared.state, prepared.limits, market_data=True)
-    replay = Replay(tables, INT64_MAX, next_seq=prepared.begin.seq + 1)
-    reader = Reader(SHARD, GENERATION, begin=prepared.begin)
-    began_ns = time.perf_counter_ns()
-    for entry in MemoryLog(prepared.batches).read():
-        header, records = reader.take(entry.batch, "memory")
-        replay.apply(header, records)
-    ruled_seconds = (time.perf_counter_ns() - began_ns) / 1e9
+    ruled_seconds = replayed(tables, prepared.batches, prepared.begin)
     _require(prepared, tables)
+    referee_seconds = replayed(prepared.referee.reset(), prepared.referee_batches, Begin())
+    referee_digest = digest(prepared.referee.tables)
+    referee_records = sum(len(batch) - HEADER_BYTES for batch in prepared.referee_batches) // RECORD_BYTES
     return figures | {
         "apply_mps": len(prepared.tail) / apply_seconds / 1e6,
         "replay_mps": len(prepared.tail) / ruled_seconds / 1e6,
+        "replay_referee_mps": referee_records / referee_seconds / 1e6,
         "journal_ns": journal_ns(tables, prepared.tail),
         "records": len(prepared.tail),
         "digest": prepared.digest,
+        "referee_digest": referee_digest,
     }
+
+
+def replayed(tables: Tables, batches: list[bytes], begin: Begin) -> float:
+    """Seconds in which batches are applied from memory, as a start does it."""
+    replay = Replay(tables, INT64_MAX, next_seq=begin.seq + 1)
+    reader = Reader(SHARD, GENERATION, begin=begin)
+    began_ns = time.perf_counter_ns()
+    for run in runs(MemoryLog(batches), reader):
+        if len(run.records):
+            replay.apply(run.headers[-1], run.records)
+    return (time.perf_counter_ns() - began_ns) / 1e9
 
 
 def start(prepared: Prepared) -> dict[str, object]:
