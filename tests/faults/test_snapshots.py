@@ -48,7 +48,7 @@ def test_whoever_dies_at_a_snapshot_costs_nothing(make_exchange, make_flow_on, m
     flow = make_flow_on(exchange, 2 * ORDERS, seed=43, window=20)
     for shard in (0, 1):
         exchange.until(
-            lambda: flow.offer_some() or f"{who}-{shard}: was killed by signal 9" in exchange.said(),  # noqa: B023
+            lambda: flow.offer_some() or f"{who}-{shard}: was killed by signal 9" in exchange.said(),  # noqa: B023 - it is called here
             "it lives on",
         )
     flow.finish()
