@@ -85,17 +85,19 @@ brokers-status: ## say whether they run and where
 
 ##@ Test
 
-# Each step runs whatever the others said; what a failed one said last is printed again at the very end. Steps run in pairs: each
-# needs a core, or waits most of the time.
+# Each step runs whatever the others said; what a failed one said last is printed again at the very end. Whole exchanges wait half
+# of the time, so the unit tests run beside them: in this order, each shown when all are done.
+UNIT_STEPS := test-compiled test-py test-bounds
 .PHONY: test
-test: setup ## everything: lint, types, interpreted, bounds-checked, compiled, and whole exchanges with the real brokers
-	@mkdir -p build; failed=; beside=; trap 'kill $$beside 2>/dev/null || true' EXIT; \
-	step() { echo "== $$1"; $(MAKE) $$1 2>&1 | tee build/$$1.log || failed="$$failed $$1"; }; \
-	pair() { $(MAKE) $$2 > build/$$2.log 2>&1 & beside=$$!; step $$1; \
-	  echo "== $$2, which ran beside it"; wait $$beside || failed="$$failed $$2"; cat build/$$2.log; }; \
-	step lint; step types; pair test-py test-bounds; step warm; pair test-brokers test-compiled; \
+test: setup ## everything: lint, types, whole exchanges with the real brokers; unit tests compiled, interpreted, bounds-checked
+	@mkdir -p build; rm -f build/failed; beside=; trap 'kill $$beside 2>/dev/null || true' EXIT; \
+	step() { echo "== $$1"; $(MAKE) $$1 2>&1 | tee build/$$1.log || echo $$1 >> build/failed; }; \
+	units() { for step in $(UNIT_STEPS); do $(MAKE) $$step > build/$$step.log 2>&1 || echo $$step >> build/failed; done; }; \
+	step lint; step types; step warm; units & beside=$$!; step test-brokers; wait $$beside; \
+	for step in $(UNIT_STEPS); do echo "== $$step, which ran beside it"; cat build/$$step.log; done; \
+	[ -e build/failed ] || exit 0; failed=$$(xargs < build/failed); \
 	for step in $$failed; do echo "== the end of $$step, which failed"; tail -n 80 build/$$step.log; done; \
-	[ -z "$$failed" ] || { echo "make test failed in:$$failed" >&2; exit 1; }
+	echo "make test failed in: $$failed" >&2; exit 1
 
 .PHONY: test-brokers
 test-brokers: warm ## whole exchanges, and all that needs the real brokers, which this starts and stops
