@@ -10,7 +10,7 @@ how to get it. Large numpy arrays ask for huge pages by themselves (numpy does);
 decides, and Linux mounts /dev/shm without them.
 
 Slow here: prefaulting costs 0.2 to 1 ms per MiB in small pages. Measured: tables of 93 MiB 20 to 48 ms; attaching a segment of
-17 MiB 16 ms, in huge pages 1 ms.
+17 MiB 16 ms, in huge pages 1 ms; so only its owner prefaults it.
 """
 
 import ctypes
@@ -51,14 +51,8 @@ def huge_complaint() -> str:
     )
 
 
-def populate(mapping: mmap.mmap, *, huge: bool) -> None:
-    """
-    Have every page of a shared mapping there and writable, in huge pages if `huge` and the mount grants them.
-
-    Raises OSError if there is no room.
-    """
-    if huge:
-        mapping.madvise(mmap.MADV_HUGEPAGE)
+def populate(mapping: mmap.mmap) -> None:
+    """Have every page of a shared mapping there and writable. Raises OSError if there is no room."""
     try:
         mapping.madvise(MADV_POPULATE_WRITE)
     except OSError as error:

@@ -75,7 +75,7 @@ def use_pages(*, huge: bool, prefault: bool) -> None:
 
     Args:
         huge: Ask for huge pages (see `pages.huge_complaint` for whether there are any); they are prefaulted.
-        prefault: Map every page at once. Room is reserved either way.
+        prefault: Map every page of what this process owns at once. Room is reserved either way.
     """
     _pages.huge, _pages.prefault = huge, prefault
 
@@ -242,7 +242,7 @@ class Segment:
                     not _pages.huge
                 ):  # whatever is reserved before the mapping asks for huge pages is in small ones
                     os.posix_fallocate(file, 0, layout.bytes_total)
-                mapping = _map(file, layout.bytes_total)
+                mapping = _map(file, layout.bytes_total, owned=True)
                 if _pages.huge:
                     os.posix_fallocate(file, 0, layout.bytes_total)
         except OSError as error:
@@ -256,11 +256,13 @@ class Segment:
         return segment
 
     @classmethod
-    def attach(cls, name: str, layout: SegmentLayout, *, writable: bool = True) -> Self:
+    def attach(cls, name: str, layout: SegmentLayout, *, writable: bool = True, owned: bool = False) -> Self:
         """
         Map a segment that another process made, unknown to any resource tracker.
 
-        Whoever only watches says so: then no array can be written, by mistake either.
+        Whoever only watches says so: then no array can be written, by mistake either. Whoever will write into it owns it, and
+        maps every page now; a neighbour maps what it reads when it does, sixteen pages at a fault, and does not stand still for
+        the ten milliseconds that all of them take.
 
         Raises:
             SegmentMissing: There is none of that name.
@@ -272,7 +274,7 @@ class Segment:
                 size = os.fstat(file).st_size
                 if size < LINE_BYTES:
                     raise _mismatch(name, f"is {size} bytes long", f"at least {LINE_BYTES}")
-                mapping = _map(file, size, writable=writable)
+                mapping = _map(file, size, writable=writable, owned=owned)
         except FileNotFoundError as error:
             raise SegmentMissing(
                 f"segment {name} is missing: {path} must be made first, by the ringpit that owns it"
@@ -382,12 +384,14 @@ def _opened(name: str, access: int = os.O_RDWR) -> Iterator[int]:
         os.close(file)
 
 
-def _map(file: int, size: int, *, writable: bool = True) -> mmap.mmap:
-    """Map the whole segment, every page at once instead of one fault at a time later, unless told otherwise."""
+def _map(file: int, size: int, *, writable: bool = True, owned: bool) -> mmap.mmap:
+    """Map the whole segment; if it is ours every page at once, instead of one fault at a time later, unless told otherwise."""
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     mapping = mmap.mmap(file, size, flags=mmap.MAP_SHARED, prot=access)
-    if writable and (_pages.huge or _pages.prefault):
-        populate(mapping, huge=_pages.huge)
+    if writable and _pages.huge:
+        mapping.madvise(mmap.MADV_HUGEPAGE)
+    if owned and (_pages.huge or _pages.prefault):
+        populate(mapping)
     return mapping
 
 

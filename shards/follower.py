@@ -33,6 +33,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -43,7 +44,7 @@ from ringpit.engine.tables import Cell
 from ringpit.ipc.atomics import swap_cell
 from ringpit.ipc.idle import SPINS_MAX, YIELDS_MAX
 from ringpit.ipc.ring import freeze
-from ringpit.ipc.segment import Segment
+from ringpit.ipc.segment import Segment, SegmentMissing
 from ringpit.shards.faults import Step, met, spared
 from ringpit.shards.follow import ASLEEP_PARTS, Behind, Follow, Leader, Over, copy_run, follow
 from ringpit.shards.instance import nonce_of
@@ -128,6 +129,8 @@ class Follower:
         while (turn := self.step()) == Follow.TURN:
             pass
         if turn == Follow.SILENT and self.take_over():
+            # The first new match before the journal thread: making one takes as long as the machine is busy.
+            self.worker.step(briefly=True)
             journal = self.journal()
             journal.start()
             self._promoted()
@@ -198,6 +201,10 @@ class Follower:
         position = base + self._base - base_seq
         self._follows = self._wires_to(leader, position)
         self._wires = self.worker.wires_alone(0)
+        for router in range(self.config.exchange.routers):  # mapped now, or it would be when we take over
+            with suppress(SegmentMissing):
+                self.peers.attach(Role.ROUTER, router)
+            self.worker.wires_alone(router)
         self.worker.stand_at(self._base, self._first)
         self.worker.wait_as("followers")
         self.worker.tables.cells[Cell.MARKET_DATA] = 0  # nobody wants reports before we lead

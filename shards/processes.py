@@ -180,7 +180,8 @@ def run_role(config: Config, role: Role, index: int, incarnation: int) -> None:
 
 def own_segment(config: Config, role: Role, index: int, incarnation: int) -> Segment:
     """The segment that the supervisor made for this incarnation."""
-    return Segment.attach(segment_name(config, role.memory, index, incarnation), LAYOUTS[role](config))
+    name = segment_name(config, role.memory, index, incarnation)
+    return Segment.attach(name, LAYOUTS[role](config), owned=True)
 
 
 @contextmanager

@@ -381,7 +381,6 @@ class Worker:
         own[Own.OUT] = own[Own.OUT_FIRST] = self._start
         self.look_for_care()
         self.wait_as("workers")
-        own[Own.PATIENCE] = PATIENCE_POLLS if self.config.exchange.routers == 1 else SHARED_PATIENCE_POLLS
 
     def wait_as(self, key: str) -> None:
         """Wait as [wait] says for a kind of process; lightly where a follower watches our heart."""
@@ -577,8 +576,12 @@ class Worker:
         """True if nothing is left in any ring, and nothing in hand."""
         return not self._in_hand() and all(self._served(*item) for item in self._wires.items())
 
-    def step(self) -> bool:
-        """One turn on each router's ring; True: this life is over. Raises WorkerFrozen if another process leads."""
+    def step(self, *, briefly: bool = False) -> bool:
+        """
+        One turn on each router's ring; True: this life is over. Raises WorkerFrozen if another process leads.
+
+        Briefly: of one run, or of one look where there is none.
+        """
         if self.peers.incarnation(Role.WORKER, self.index) != self.segment.incarnation:
             raise self._frozen()  # it may have nothing to publish, and would never meet the frozen tail
         self._word("heartbeat", self.segment.load("heartbeat") + 1)  # also while no router is there
@@ -587,7 +590,9 @@ class Worker:
             return self.stop_wanted()
         routers = range(self.config.exchange.routers)
         # With several routers one run each, or a busy one would keep the others waiting.
-        self.own[Own.WAKE_NS] = self.own[Own.TAKEN_NS] + WAKE_NS if len(routers) == 1 else 1
+        alone = len(routers) == 1 and not briefly
+        self.own[Own.WAKE_NS] = self.own[Own.TAKEN_NS] + WAKE_NS if alone else 1
+        self.own[Own.PATIENCE] = PATIENCE_POLLS if alone else SHARED_PATIENCE_POLLS
         if not self._in_hand():
             self._keep_snapshots()
         before = int(self.own[Own.SEQ])

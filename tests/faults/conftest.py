@@ -230,17 +230,28 @@ class ExchangeProcess:
     @contextlib.contextmanager
     def held(self, but):
         """Stop every process of it that moves, but one, for the body: nothing else writes to shared memory then."""
-        children = [psutil.Process(self.process.pid), *self.children_of_roles()]
+        supervisor = psutil.Process(self.process.pid)
+        supervisor.suspend()  # first: it starts nobody any more
+        eventually(lambda: not self._being_born(), lambda: f"somebody has no name: {self.said()}")
         moving = [
-            child for child in children if child.pid != but.pid and child.status() != psutil.STATUS_STOPPED
+            child
+            for child in self.children_of_roles()
+            if child.pid != but.pid and child.status() != psutil.STATUS_STOPPED
         ]
         for child in moving:
             child.suspend()
         try:
             yield
         finally:
-            for child in moving:
+            for child in (supervisor, *moving):
                 child.resume()
+
+    def _being_born(self):
+        """Children of the fork server that do not have their names yet."""
+        supervisor = psutil.Process(self.process.pid)
+        helpers = {child.pid for child in supervisor.children()}
+        known = {child.pid for child in self.children_of_roles()} | helpers
+        return [child for child in supervisor.children(recursive=True) if child.pid not in known]
 
     def children_of_roles(self):
         """Every process of a role, two of one name while a worker is taken over."""

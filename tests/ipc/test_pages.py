@@ -38,12 +38,16 @@ def resident_kib(address):
     ("huge", "prefault", "there"), [(False, True, True), (True, False, True), (False, False, False)]
 )
 def test_a_segment_has_its_pages_when_it_is_asked_to(segment_name, huge, prefault, there):
-    """Prefaulted, and in huge pages or not, every page is there and zero; else only those that were touched."""
+    """Prefaulted, and in huge pages or not, every page of an owner is there and zero; else only those that were touched."""
     segment.use_pages(huge=huge, prefault=prefault)
-    with Segment.create(segment_name, LAYOUT) as made, Segment.attach(segment_name, LAYOUT) as attached:
-        for one in (made, attached):
+    with (
+        Segment.create(segment_name, LAYOUT) as made,
+        Segment.attach(segment_name, LAYOUT, owned=True) as owned,
+        Segment.attach(segment_name, LAYOUT) as attached,
+    ):
+        for one, all_there in ((made, there), (owned, there), (attached, False)):
             kib = resident_kib(one.region("table").ctypes.data)
-            assert there == (kib >= LAYOUT.bytes_total >> 10)
+            assert all_there == (kib >= LAYOUT.bytes_total >> 10)
             assert not one.region("table").any()
 
 

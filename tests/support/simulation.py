@@ -305,7 +305,7 @@ class World:
         """As `Segment.create`, on the machine that runs now."""
         return self.memory.create(*arguments)
 
-    def attach(self, *arguments: Any, writable: bool = True) -> Any:  # noqa: ARG002 - nobody only watches here
+    def attach(self, *arguments: Any, **_mapping: bool) -> Any:
         """As `Segment.attach`."""
         return self.memory.attach(*arguments)
 
