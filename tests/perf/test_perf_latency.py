@@ -36,5 +36,7 @@ def test_a_case_for_each_rate():
     """In the order in which they were given."""
     import argparse
 
-    arguments = argparse.Namespace(rates="0.1,2", seconds=1.0)
-    assert [0.1, 2.0] == [case.rate for case in cases(arguments)]
+    arguments = argparse.Namespace(rates="0.1,2", seconds=None, realtime=True)
+    assert [(0.1, 0.1), (2.0, 0.1)] == [(case.rate, case.seconds) for case in cases(arguments)]
+    arguments.realtime = False
+    assert [1.0, 1.0] == [case.seconds for case in cases(arguments)]
