@@ -156,7 +156,7 @@ performance: setup ## make docs/performance.md again from saved records: SAVED=d
 .PHONY: measure
 measure: setup ## measure what the page shows, some minutes on a quiet machine: SAVED=docs/measured
 	@mkdir -p $(SAVED); $(BIN)/ringpit doctor --json --seconds 10 > $(SAVED)/doctor.jsonl || true
-	@for name in ring wait latency worker router referee exchange_core events book snapshot recovery; do \
+	@for name in ring latency worker router referee exchange_core events book snapshot recovery; do \
 	  $(BIN)/python -m ringpit.perf $$name --save $(SAVED) || true; done
 	@$(BIN)/ringpit load --own --find-knee --save $(SAVED) && rm -f $(SAVED)/load-*.png # the page draws its own
 
