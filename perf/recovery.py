@@ -39,6 +39,7 @@ from ringpit.shards import serve
 from ringpit.shards.flow import frames
 from ringpit.shards.worker import Replay
 from ringpit.wal.batch import HEADER, HEADER_BYTES
+from ringpit.wal.log import Log
 from ringpit.wal.memory import MemoryLog
 from ringpit.wal.reader import Begin, Reader, recover, runs
 from ringpit.wal.segments import SegmentLog
@@ -79,7 +80,7 @@ def applied(tables: Tables, records: np.ndarray, next_seq: int) -> None:
         replay.apply(header, records[at : at + (1 << 13)].view(MARKER))
 
 
-def appended(log: SegmentLog, writer: BatchWriter, records: np.ndarray, count: int) -> list[bytes]:
+def appended(log: Log, writer: BatchWriter, records: np.ndarray, count: int) -> list[bytes]:
     """Append records in full batches and wait until they are durable; the batches."""
     batches = []
     at = 0
@@ -99,13 +100,8 @@ def appended(log: SegmentLog, writer: BatchWriter, records: np.ndarray, count: i
 def batches_of(records: np.ndarray) -> list[bytes]:
     """Whole frames as an owner of an empty log writes them: the claim, and full batches."""
     log = MemoryLog()
-    writer = BatchWriter(recover(log, SHARD, GENERATION, 1, _look_away))
-    at = 0
-    while at < len(records):
-        batch, taken = writer.cut(records[at:], confirmed_seq=0)
-        log.append(batch)
-        writer.advance(log.poll())
-        at += taken
+    claimed = recover(log, SHARD, GENERATION, 1, _look_away)
+    appended(log, BatchWriter(claimed), records, claimed.appended_count)
     return log.batches
 
 

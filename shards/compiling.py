@@ -4,7 +4,7 @@ The first start on a machine: all kernels compiled, on two cores, and how far it
     parts of warm.py, a process each ──machine code──> numba's cache ──> warm() in every later process loads it
 
 Numba compiles in one thread. The engine and everything else share no kernel of any size, so they are compiled beside each
-other: about 40 seconds in place of 60. Later starts find the cache and load it in about a second.
+other: measured 54 seconds, of 67 of processor time. Later starts find the cache and load it in about a second.
 
 Invariant:
 

@@ -49,7 +49,9 @@ from ringpit.wal.segment_files import (
 )
 
 LOCK_POLL_SECONDS: Final = 0.001
-SEGMENT_BYTES: Final = 1 << 26  # a file that has them is full: about a tenth of a second to check at a start
+SEGMENT_BYTES: Final = (
+    1 << 26
+)  # a file that has them is full: half a second to check at a start if its batches are small
 FACTS_SECONDS: Final = 1.0  # a log that rests so long makes `synced` durable
 OFFSETS_USED: Final = OFFSETS - (1 << 35)  # of an epoch: no file begins behind it, and none is so long
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -158,9 +160,9 @@ class SegmentLog:
         Open for reading and appending, and cut a torn end.
 
         With fsync=False "durable" means that the kernel has the bytes: that survives the death of the process,
-        not that of the machine. A file that has segment_bytes is followed by another. A successor waits up to lock_timeout_seconds for an owner that is just dying. Raises
-        LogUnavailable if the folder cannot be used or another process writes it, BatchDamaged if the newest file is
-        damaged before its end.
+        not that of the machine. A file that has segment_bytes is followed by another. A successor waits up to
+        lock_timeout_seconds for an owner that is just dying. Raises LogUnavailable if the folder cannot be used or
+        another process writes it, BatchDamaged if the newest file is damaged before its end.
         """
         self._files = SegmentFiles(folder, shard)
         self.folder = self._files.folder
