@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ringpit.wal import segments
 from ringpit.wal.errors import BatchDamaged, LogFailed, LogFull, LogGap, LogUnavailable, LogVersionMismatch
 from ringpit.wal.reader import recover
-from ringpit.wal.segment_files import OFFSET_BITS
+from ringpit.wal.segment_files import OFFSET_BITS, SegmentFiles
 from ringpit.wal.segments import SegmentLog, SegmentView
 from ringpit.wal.writer import BatchWriter
 
@@ -256,9 +256,7 @@ def filled_files(make, folder, frame_count=5):
     make.wait_durable(log, len(batches))
     assert batches == [entry.batch for entry in log.read()]
     log.close()
-    return batches, sorted(
-        (folder / "shard-0003").glob("epoch-*.log"), key=lambda path: len(path.name + path.name[13:])
-    )
+    return batches, SegmentFiles(folder, make.shard).paths()
 
 
 def test_a_full_file_is_followed_by_another(make, tmp_path):
@@ -327,8 +325,27 @@ def test_a_file_that_is_missing_or_short_is_a_gap(make, tmp_path, which):
             log.close()
 
 
-def test_a_log_is_trimmed_while_it_is_written(make, tmp_path):
-    """Files before the one in which the position lies go, whoever trims; reading begins behind them."""
+def test_another_process_trims_while_the_epoch_is_written(make, tmp_path):
+    """A view takes full files of the epoch away under its writer, who goes on; what the position names and what follows stays."""
+    batches = [make.claim(1), *(make.batch(make.frames(1), first_seq=10 * n) for n in range(1, 9))]
+    log, view = SegmentLog(tmp_path, make.shard, segment_bytes=500), SegmentView(tmp_path, make.shard)
+    for batch in batches[:6]:
+        log.append(batch)
+    make.wait_durable(log, 6)
+    position = list(view.read())[4].position
+    view.trim(position)
+    for batch in batches[6:]:
+        log.append(batch)
+    make.wait_durable(log, len(batches))
+    for reading in (log, view):
+        assert position == reading.beginning()
+        assert batches[4:] == [entry.batch for entry in reading.read(position)]
+    log.close()
+    assert (batches[4:], 0) == ([entry.batch for entry in view.read(position)], view.torn_bytes)
+
+
+def test_a_trim_leaves_the_file_in_which_the_position_lies(make, tmp_path):
+    """Files before it go, whoever trims; reading begins behind them, and the newest stays whatever the position."""
     batches, paths = filled_files(make, tmp_path, frame_count=7)
     view = SegmentView(tmp_path, make.shard)
     entries = list(view.read())
