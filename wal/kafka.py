@@ -31,10 +31,10 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import (
     Consumer,
@@ -67,6 +67,17 @@ MILLISECOND: Final = 0.001
 INVALID_ARGUMENT: Final = KafkaError._INVALID_ARG  # noqa: SLF001  the client's only name for it
 PARTITION_END: Final = KafkaError._PARTITION_EOF  # noqa: SLF001  likewise
 FATAL: Final = KafkaError._FATAL  # noqa: SLF001  likewise
+PASSING: Final = frozenset(  # what a broker says while it takes a partition over, or makes a new one
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+    }
+)
 FENCED: Final = (
     KafkaError._FENCED,  # noqa: SLF001  likewise
     KafkaError.PRODUCER_FENCED,
@@ -100,6 +111,7 @@ OWN: Final = frozenset(
     {"bootstrap.servers", "transactional.id", *PRODUCER, *TRANSACTIONAL, *CONSUMER} - {"fetch.wait.max.ms"}
 )
 
+_T = TypeVar("_T")
 _log = logging.getLogger("ringpit.kafka")
 _log.addHandler(logging.NullHandler())  # librdkafka's lines go where the process sends its log, or nowhere
 
@@ -247,8 +259,7 @@ class KafkaView:
         partition = TopicPartition(self.settings.topic, self.shard, position)
         timeout_seconds = self.settings.connect_timeout_seconds
         try:
-            [answer] = admin.delete_records([partition], request_timeout=timeout_seconds).values()
-            answer.result()
+            _only(admin.delete_records([partition], request_timeout=timeout_seconds))
         except KafkaException as error:
             raise self._unavailable(error) from None
 
@@ -298,9 +309,7 @@ class KafkaView:
 
     def _watermarks(self, consumer: Consumer) -> tuple[int, int]:
         """Offsets of the first record and behind the last one."""
-        partition = TopicPartition(self.settings.topic, self.shard)
-        low, high = consumer.get_watermark_offsets(partition, self.settings.connect_timeout_seconds)
-        return int(low), int(high)
+        return _watermarks(consumer, self.settings, self.shard)
 
     def _unavailable(self, cause: object) -> LogUnavailable:
         """The sentence for a Kafka that does not answer."""
@@ -523,7 +532,7 @@ def _remove_empty_topic(settings: KafkaSettings) -> bool:
     consumer = Consumer(settings.client(CONSUMER))
     try:
         for number in range(partitions):
-            _, high = consumer.get_watermark_offsets(TopicPartition(settings.topic, number), timeout_seconds)
+            _, high = _watermarks(consumer, settings, number)
             if high:
                 raise LogNotEmpty(
                     f"topic {settings.topic!r} must be empty to be removed, partition {number} has had {high} records: "
@@ -531,14 +540,37 @@ def _remove_empty_topic(settings: KafkaSettings) -> bool:
                 )
     finally:
         consumer.close()
-    [answer] = admin.delete_topics([settings.topic], request_timeout=timeout_seconds).values()
-    answer.result()
+    _only(admin.delete_topics([settings.topic], request_timeout=timeout_seconds))
     deadline = time.monotonic() + timeout_seconds
     while _replicas(admin, settings):
         if time.monotonic() > deadline:
             raise KafkaException("it is still there")
         time.sleep(POLL_SECONDS)
     return True
+
+
+def _patiently(ask: Callable[[float], _T], settings: KafkaSettings) -> _T:
+    """
+    Ask again what a broker could not say yet, until time is up; `ask` gets the seconds that are left.
+
+    Metadata may name a leader before that broker has made the partition (seen for a new topic on a busy disk), and
+    the client itself asks three times within half a second. Raises what the last try raised, KafkaException.
+    """
+    deadline = time.monotonic() + settings.connect_timeout_seconds
+    while True:
+        try:
+            return ask(max(deadline - time.monotonic(), MILLISECOND))
+        except KafkaException as error:
+            if _code(error) not in PASSING or time.monotonic() >= deadline:
+                raise
+        time.sleep(POLL_SECONDS)
+
+
+def _watermarks(consumer: Consumer, settings: KafkaSettings, number: int) -> tuple[int, int]:
+    """Offsets of a partition's first record and behind its last one. Raises KafkaException."""
+    partition = TopicPartition(settings.topic, number)
+    low, high = _patiently(lambda seconds: consumer.get_watermark_offsets(partition, seconds), settings)
+    return int(low), int(high)
 
 
 def _whole_milliseconds(timeout_seconds: float) -> float:
@@ -582,8 +614,9 @@ def _durability(admin: AdminClient, settings: KafkaSettings) -> str:
             f"{len(replicas)}: events of the others would be unknown; name a new topic in kafka.topic, or set exchange.shards"
         )
     resource = ConfigResource(ConfigResource.Type.TOPIC, settings.topic)
-    [answer] = admin.describe_configs([resource], request_timeout=settings.connect_timeout_seconds).values()
-    facts = answer.result()
+    facts = _patiently(
+        lambda seconds: _only(admin.describe_configs([resource], request_timeout=seconds)), settings
+    )
     policy = facts["cleanup.policy"].value
     if policy != "delete":
         raise ValueError(
@@ -598,8 +631,14 @@ def _identity(admin: AdminClient, settings: KafkaSettings) -> tuple[str, str]:
     """Cluster id and topic id."""
     cluster = admin.list_topics(settings.topic, timeout=settings.connect_timeout_seconds).cluster_id
     topics = TopicCollection([settings.topic])
-    [answer] = admin.describe_topics(topics, request_timeout=settings.connect_timeout_seconds).values()
-    return str(cluster), str(answer.result().topic_id)
+    topic = _patiently(lambda seconds: _only(admin.describe_topics(topics, request_timeout=seconds)), settings)
+    return str(cluster), str(topic.topic_id)
+
+
+def _only(answers: Mapping[Any, Any]) -> Any:
+    """The result of an administrator's request about one thing. Raises KafkaException."""
+    [answer] = answers.values()
+    return answer.result()
 
 
 def _replicas(admin: AdminClient, settings: KafkaSettings) -> list[int]:
@@ -616,9 +655,8 @@ def _create_topic(admin: AdminClient, settings: KafkaSettings) -> None:
     if settings.flush_messages is not None:
         configuration["flush.messages"] = str(settings.flush_messages)
     topic = NewTopic(settings.topic, settings.shards, settings.replication_factor, config=configuration)
-    [answer] = admin.create_topics([topic], request_timeout=settings.connect_timeout_seconds).values()
     try:
-        answer.result()
+        _only(admin.create_topics([topic], request_timeout=settings.connect_timeout_seconds))
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise

@@ -4,7 +4,7 @@ import multiprocessing
 import uuid
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from ringpit.wal.errors import BatchDamaged, LogFailed, LogGap, LogUnavailable
@@ -63,6 +63,53 @@ def test_unknown_setting_is_named():
     config = KafkaSettings(bootstrap_servers=NOBODY, topic="t", shards=1, settings={"no.such": "x"})
     with pytest.raises(ValueError, match=r"No such configuration property: .no.such"):
         KafkaLog(config, 0)
+
+
+class Unready:
+    """A consumer whose broker has not made the partition yet, for some questions."""
+
+    def __init__(self, refusals, code):
+        self.refusals = refusals
+        self.code = code
+
+    def get_watermark_offsets(self, partition, timeout):
+        """The partition's number as its end, once the refusals are used up."""
+        assert timeout > 0
+        self.refusals -= 1
+        if self.refusals >= 0:
+            raise KafkaException(KafkaError(self.code))
+        return 0, partition.partition
+
+    def close(self):
+        """As a consumer has it."""
+
+
+def view_without_a_broker(seconds):
+    """A view that has not connected."""
+    view = KafkaView.__new__(KafkaView)
+    view.settings = KafkaSettings(
+        bootstrap_servers=NOBODY, topic="t", shards=8, connect_timeout_seconds=seconds
+    )
+    view.shard = 7
+    view._trouble = ""
+    return view
+
+
+@pytest.mark.parametrize("code", [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE])
+def test_a_broker_that_has_not_made_the_partition_yet_is_asked_again(monkeypatch, code):
+    """Metadata names the leader of a new topic before that broker knows of it: asked again, within the time given."""
+    monkeypatch.setattr("ringpit.wal.kafka.POLL_SECONDS", 0.001)
+    assert (0, 7) == view_without_a_broker(30)._watermarks(Unready(20, code))
+    with pytest.raises(KafkaException, match=r"eader"):
+        view_without_a_broker(0.02)._watermarks(Unready(1_000_000, code))
+
+
+def test_what_does_not_pass_by_itself_is_said_at_once():
+    """A refusal that waiting does not mend is no reason to wait."""
+    consumer = Unready(2, KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    with pytest.raises(KafkaException, match=r"uthorization"):
+        view_without_a_broker(30)._watermarks(consumer)
+    assert 1 == consumer.refusals
 
 
 @pytest.mark.brokers
