@@ -152,6 +152,18 @@ def eventually(condition, what, seconds=DEADLINE_SECONDS):
     return found
 
 
+def ended(child):
+    """
+    True if a process is dead, buried or not.
+
+    A dead one may lie unburied: in a container without init, or while its parent waits for a supervisor that was stopped.
+    """
+    try:
+        return not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 class ExchangeProcess:
     """`ringpit run` on a folder of this test's own; each `start` is another life on the same data."""
 
@@ -279,19 +291,16 @@ class ExchangeProcess:
         return Counter(words[1].rstrip(":") for words in lines)
 
     def living(self):
-        """Everything that it started and that is not dead yet; a dead one may lie unburied in a container without init."""
-        found = []
-        for child in self.started:
-            try:
-                if child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
-                    found.append(child)
-            except psutil.NoSuchProcess:
-                continue
-        return found
+        """Everything that it started and that is not dead yet."""
+        return [child for child in self.started if not ended(child)]
 
     def until(self, condition, what):
         """Wait for a condition."""
         eventually(condition, lambda: f"{what}: {self.said()}")
+
+    def until_ended(self, child):
+        """Wait until a process of it is dead."""
+        self.until(lambda: ended(child), f"{child} goes on")
 
     def until_said(self, text):
         """Wait until it has printed something."""
