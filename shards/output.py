@@ -13,6 +13,8 @@ Invariants:
     P2  head and confirmed seq only cover what the sink has confirmed
     P3  every report up to the confirmed seq lies before the head: a seq counts as complete when the worker has
         matched it or a later one lies in the ring
+    P4  release mode "matched": a worker takes no commands before we have forgotten what was sent of others that the
+        log has lost, and whose seqs its own will have
 """
 
 from typing import NamedTuple
@@ -76,19 +78,19 @@ class Output:
         self.early = early
         self.words = render.words_of(views.slots)
         self.script = render.make_script(shard, generation, epoch=views.incarnation if early else 0)
-        self.position: int = max(
-            load_cell(*views.head), first_position(views.incarnation)
-        )  # behind what was taken
+        head, first = load_cell(*views.head), first_position(views.incarnation)
+        self.position: int = max(head, first)  # behind what was taken
         self.tokens = 0  # barriers of this ring that are not confirmed
         if before is not None:
             self.progress: np.ndarray = before.progress
-            if early:
-                self._forget_above(load_cell(*views.durable_seq))
         else:
             rebuild(views.mirror)
             frame_ns = frame_ns_at(views.mirror, self.position)
             self.progress = np.array([load_cell(*views.confirmed_seq), INDEX_MAX, frame_ns], np.int64)
-        release(*views.head, self.position)  # pairs with the worker's `free_room`: now it may write
+        if early and head < first:
+            self._forget_above(load_cell(*views.durable_seq))  # P4
+        # Pairs with the worker's `free_room`: now it may write; and with its `settled`: now it may take commands.
+        release(*views.head, self.position)
 
     def next_cycle(self, reports_max: int) -> tuple[int, int]:
         """Where the next cycle ends, and up to which seq all reports lie before that."""

@@ -23,7 +23,7 @@ throughout. Slow here: a first report after an idle spell pays for the nap that 
 Invariants:
 
     V1  a frame is journaled before its first report is published
-    V2  the input head passes a frame only when it is matched
+    V2  the input head passes a frame only when it is journaled: as it is, when it is matched
     V3  a run in hand is finished before the next is taken, also across returns to Python
     V4  Python is asked to answer only while no run is in hand, and only after a turn of work: whoever asks without
         end slows matching down and does not stop it

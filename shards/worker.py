@@ -224,6 +224,9 @@ class Worker:
         self.keeper = keeper_of(config, index, say, timed=not config.follower.enabled)
         self.log_facts: LogFacts | None = None  # None: a follower that has not claimed yet
         self.running_journal: Journal | None = None
+        self._provisional = (
+            self.config.output.release == "matched"
+        )  # and the publisher has perhaps more to forget
         self._last_seq = 0  # matched, once what a start sends is sent
 
     def _word(self, word: str, value: int) -> None:
@@ -394,13 +397,21 @@ class Worker:
         self.own[Own.STEP] = 1 if self._careful_seq else STEP_MAX
 
     def settled(self) -> bool:
-        """Send of what a start has to send as much as there is room for; True if nothing is left and we serve."""
+        """
+        Send of what a start has to send as much as there is room for; True if nothing is left and we serve.
+
+        Released before the log has them ("matched"), reports may be of commands that a predecessor has lost, and whose seqs
+        would be ours: so we take none before the publisher has forgotten them, which it has when it gives us room.
+        """
         while self._unsent:
             sent = self._send(self._unsent[0])
             if sent < len(self._unsent[0]):
                 self._unsent[0] = self._unsent[0][sent:]
                 return False
             self._unsent.popleft()
+        if self._provisional and not self._taken_up():
+            return False
+        self._provisional = False
         if self.segment.load("state") != State.RUNNING:
             self._word("matched_seq", self._last_seq)
             self._word("state", State.RUNNING)
@@ -418,9 +429,8 @@ class Worker:
         """Put reports into the output ring, as many as the publisher has made room for, and return how many."""
         slots = self.segment.region("output")
         tail = int(self.own[Own.OUT])
-        head = self.peers.attach(Role.PUBLISHER, 0).load(f"output_head.{self.index}")
-        room = len(slots) - (tail - head)
-        if room <= 0 or head < self._start:
+        room = len(slots) - (tail - self._output_head())
+        if room <= 0 or not self._taken_up():
             return 0
         chunk = reports[:room]
         slots[(tail + np.arange(len(chunk))) & (len(slots) - 1)] = chunk
@@ -429,6 +439,14 @@ class Worker:
             raise WorkerFrozen(f"shard {self.index}: the output ring is frozen")
         self.own[Own.OUT] = tail + len(chunk)
         return len(chunk)
+
+    def _output_head(self) -> int:
+        """Where the publisher stands in an output ring, ours or a predecessor's."""
+        return self.peers.attach(Role.PUBLISHER, 0).load(f"output_head.{self.index}")
+
+    def _taken_up(self) -> bool:
+        """True if the publisher has taken up our ring."""
+        return self._output_head() >= self._start
 
     # Neighbours ----------------------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ Invariants:
 
     W1  frames are never split over batches; a batch larger than batch_bytes_max holds exactly one frame
     W2  durable_seq and durable_positions only grow, and only to ends of batches
+    W3  no batch calls a seq confirmed that lies behind its own end: reports may be released before the log has their
+        commands, and if it never gets them, their seqs become other commands'
 """
 
 from collections import deque
@@ -151,6 +153,7 @@ class BatchWriter:
         for part in parts:
             checksum = checksum_of(part, checksum)
         facts |= self._facts
+        facts["confirmed_seq"] = min(facts["confirmed_seq"], self.next_seq + taken - 1)  # W3
         facts |= {
             "first_seq": self.next_seq,
             "checksum_before": self.checksum,

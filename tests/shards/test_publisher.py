@@ -221,8 +221,9 @@ def test_publisher_restart_repeats_only_what_was_unconfirmed(seed, keep):
     assert mirror.quantity.tolist() == inherited.quantity.tolist()
 
 
-def test_matched_mode_takes_back_what_the_log_lost():
-    """After a restart in mode "matched" other reports under the same seqs are sent, under the new epoch."""
+@pytest.mark.parametrize("restarted", [False, True])
+def test_matched_mode_takes_back_what_the_log_lost(restarted):
+    """After a restart in mode "matched" other reports under the same seqs are sent, under the new epoch, by the same publisher or the next."""
     sink = MemorySink(addressed=False)
     ring, mirror, publisher = pair(sink, release="matched")
     ring.tell(frames(creations(1), 1))
@@ -233,6 +234,8 @@ def test_matched_mode_takes_back_what_the_log_lost():
     kept.exchange.submit(frames(creations(1), 1))
     kept.head, kept.confirmed_seq = ring.head, ring.confirmed_seq
     kept.durable_seq.cells[0] = kept.matched_seq.cells[0] = durable_seq
+    if restarted:
+        publisher = Publisher(sink, Settings(release="matched"))
     publisher.attach_shard(0, kept.views(mirror))
     assert durable_seq == ring.confirmed_seq.cells[0]
     before = len(sent(sink))

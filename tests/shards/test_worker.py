@@ -136,6 +136,23 @@ def test_wherever_it_was_killed_the_log_s_prefix_is_its_state(death):
         assert missing(wanted, confirmed, records).tobytes() == again.tobytes()
 
 
+@pytest.mark.parametrize("release", ["durable", "matched"])
+def test_provisional_reports_are_forgotten_before_commands_are_taken(release):
+    """With nothing to send a worker serves at once; in release mode "matched" only when the publisher has taken up its ring."""
+    with house_of(release=release) as house:
+        house.worker(2, log_of)
+        log = log_of(frames_of(1), [])
+        worker = house.worker(3, lambda: log)
+        house.publisher.store("output_head.0", first_position(2) + 5)  # it still stands in the last one's
+        _, state, replay = worker.recover()
+        worker.prepare(state, replay)
+        assert (release == "durable") == worker.settled()
+        assert (State.RUNNING if release == "durable" else State.RECOVERING) == worker.segment.load("state")
+        house.publisher.store("output_head.0", first_position(3))
+        assert worker.settled()
+        assert State.RUNNING == worker.segment.load("state")
+
+
 def missing(reports, confirmed, records):
     """The reports above a seq, and before them, if the first is inside a frame, that frame's own report."""
     above = reports[reports["seq"] > confirmed]

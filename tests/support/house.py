@@ -35,7 +35,7 @@ from ringpit.shards.peers import Peers
 from ringpit.shards.worker import Worker
 from ringpit.wal.log import Log
 
-DEADLINE_SECONDS: Final = 30.0
+DEADLINE_SECONDS: Final = 60.0
 ROUTER_FIRST: Final = 7  # incarnation of the first router
 
 
@@ -50,7 +50,9 @@ def until(condition: Callable[[], object], what: str) -> None:
 class House:
     """The shared memory of an exchange with one shard; the tests play router, publisher and supervisor."""
 
-    def __init__(self, *, output_slots: int = 1 << 13, followed: bool = False, routers: int = 1) -> None:
+    def __init__(
+        self, *, output_slots: int = 1 << 13, followed: bool = False, routers: int = 1, release: str = "durable"
+    ) -> None:
         """Make board, queries, routers and a publisher."""
         config = Config()
         self.folder = TemporaryDirectory()
@@ -65,6 +67,7 @@ class House:
                 stop_seconds=20,
             ),
             limits=replace(config.limits, events=8, orders=1 << 9, levels=4_096, keys=256),
+            output=replace(config.output, release=release),
             follower=replace(config.follower, enabled=followed),
             rings=replace(config.rings, input_slots=1 << 12, journal_slots=1 << 12, output_slots=output_slots),
         )

@@ -68,6 +68,18 @@ def test_header_carries_the_facts(make):
     assert [4, 0, 72, 0, 0, 0, 0, 0] == positions_of(header).tolist()
 
 
+def test_no_batch_confirms_what_lies_behind_it(make):
+    """W3: the publisher may have confirmed what the log has not; a batch says so only up to its own end."""
+    writer = BatchWriter(make.state(next_seq=41))
+    records = make.frames(3)
+    for batch, last_seq in (
+        (writer.cut(records, confirmed_seq=900)[0], 40 + len(records)),
+        (writer.mark(901, clean=False), 40 + len(records)),
+        (writer.skip(41, 902), 40 + len(records)),
+    ):
+        assert last_seq == decode(batch)[0]["confirmed_seq"]
+
+
 def test_durable_moves_by_whole_batches_in_order(make):
     """W2: durable_seq and positions move to the ends of the batches that the log calls durable."""
     writer = BatchWriter(make.state(), in_flight_max=2)
