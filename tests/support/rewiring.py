@@ -200,6 +200,7 @@ def rewired(world: Any) -> Iterator[Changes]:
             (processes, "Worker", world.make_worker),
             (processes, "say_as", world.say_as),
             (processes, "tell_published", lambda *_: None),
+            (publisher.Settings, "cycle_reports", world.cycle_reports),
             (journal.Journal, "_tell_cost", lambda _journal: None),
             (journal, "threading", SimpleNamespace(Event=world.make_event, Thread=world.make_thread)),
             (keeper, "threading", SimpleNamespace(Thread=world.make_thread)),

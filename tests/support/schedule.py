@@ -26,6 +26,8 @@ TURN_NS_MAX: Final = 200_000  # by which time passes at each turn
 QUANTA: Final = (1_000_000, 60, 9)  # most accesses in one turn
 QUANTA_SHARES: Final = (0.45, 0.3, 0.25)
 START_NS: Final = 1_700_000_000_000_000_000
+SPEEDS: Final = (0.1, 0.4, 1.0, 1.0, 2.0)  # of processes
+THREAD_SPEEDS: Final = (0.15, 1.0, 1.0)  # of threads beside others of their process
 NEVER: Final = 1 << 62
 
 
@@ -69,9 +71,10 @@ class Process:
 class Thread:
     """One thread of a process."""
 
-    def __init__(self, process: Process, main: Callable[[], None]) -> None:
+    def __init__(self, process: Process, main: Callable[[], None], speed: float) -> None:
         """Begins at its first turn."""
         self.process = process
+        self.speed = speed  # beside the process's own
         self.left = 0  # accesses until it has to let others run
         self.wake_ns = 0
         self.greenlet = greenlet.greenlet(main)
@@ -104,12 +107,12 @@ class Schedule:
         """A process, not started."""
         self._numbers += 1
         made = Process(self, name, main, self._numbers)
-        made.speed = self.random.choice((0.1, 0.4, 1.0, 1.0, 2.0))
+        made.speed = self.random.choice(SPEEDS)
         return made
 
     def start(self, process: Process, main: Callable[[], None]) -> None:
         """Another thread of a process."""
-        self.threads.append(Thread(process, main))
+        self.threads.append(Thread(process, main, self.random.choice(THREAD_SPEEDS)))
 
     @property
     def running(self) -> Process:
@@ -184,7 +187,7 @@ class Schedule:
                 awake.append(thread)
         if not awake:
             return
-        thread = random.choices(awake, [each.process.speed for each in awake])[0]
+        thread = random.choices(awake, [each.process.speed * each.speed for each in awake])[0]
         thread.left = random.randrange(1, random.choices(QUANTA, QUANTA_SHARES)[0])
         self.current = thread
         try:

@@ -69,8 +69,14 @@ EVENTS: Final = 4
 WAKING_STEPS: Final = (Step.JOURNAL_FROZEN, Step.FROZEN, Step.LEADING, Step.SEQUENCED, Step.TAKEN_OVER)
 CLAIM_KILL_SHARE: Final = 0.1
 WAKING_SHARE: Final = 0.3
+FEW_KINDS_SHARE: Final = 0.4
+DURABLE_STEPS: Final = (Step.DURABLE, Step.DURABLE_SEQ_TOLD, Step.DURABLE_TOLD)
 PACES: Final = (0.03, 0.1, 0.35)  # things that a broker moves over its wire in a turn
 QUIET_PACE: Final = 0.5
+RELEASES: Final = ("durable", "matched")
+RELEASE_WEIGHTS: Final = (4, 1)
+FOLLOWED_SHARES: Final = {"durable": 0.7, "matched": 0.3}
+CYCLES: Final = (3, 40, 4_096)  # reports that a publisher takes at once
 CAREFUL_STEPS: Final = tuple(step for step in Step if step is not Step.NOWHERE)
 POISONED: Final = (  # what nobody may ever find in a log or a ring
     "disagrees with its running checksum",
@@ -83,19 +89,27 @@ Mutation = Callable[[Changes], None]
 
 def config_of(random: Random) -> Config:
     """A small exchange: some hundred slots a ring."""
+    release = random.choices(RELEASES, RELEASE_WEIGHTS)[0]
     return Config(
         exchange=Exchange(name="simulation", shards=random.choice((1, 1, 2)), routers=random.choice((1, 1, 2))),
         limits=LimitsConfig(events=8, orders=256, levels=4_096, keys=256, nodes=64, grids=2),
         rings=Rings(
             input_slots=random.choice((16, 64)),
-            journal_slots=random.choice((32, 64, 256)),
-            output_slots=random.choice((32, 256)),
+            journal_slots=random.choice((32, 32, 64, 256)),
+            output_slots=random.choice((32, 64, 256)),
         ),
-        output=Output(sink="none", encoding="packed"),
+        output=Output(
+            sink="none",
+            encoding="packed",
+            release=release,  # type: ignore[arg-type]  # one of two
+        ),
         log=Log(kind="kafka"),
         wait=Wait(mode="spin", journals="sleep"),
         snapshots=SnapshotsConfig(interval_seconds=random.choice((0, 0.01, 0.04)), keep=2),  # type: ignore[arg-type]  # parts of a second, as it is our clock
-        follower=Follower(enabled=random.random() < 0.7, heartbeat_ms=random.choice((20, 60))),
+        # A follower loses nothing of what was released too early: it would hide what happens when something is lost.
+        follower=Follower(
+            enabled=random.random() < FOLLOWED_SHARES[release], heartbeat_ms=random.choice((20, 60))
+        ),
     )
 
 
@@ -165,7 +179,11 @@ class World:
         self.logs = [LogStore(random) for _ in range(exchange.shards)]
         self.snapshots = [Snapshots(shard) for shard in range(exchange.shards)]
         self.outlet = Outlet(random)
-        self.judge = Judge(self.config.limits.limits(), exchange.shards, self.queues, self.logs)
+        self.early = self.config.output.release == "matched"
+        self.judge = Judge(
+            self.config.limits.limits(), exchange.shards, self.queues, self.logs, early=self.early
+        )
+        self.cycle_reports = random.choice(CYCLES)
         self.plans = plan(
             random, queues=exchange.routers, events=EVENTS, orders=random.choice((30, 60)), start_ns=START_NS
         )
@@ -189,9 +207,11 @@ class World:
         random = self.random
         kinds = (
             [self._kill] * 6 + [self._pause] * 6 + [self._cut_connection] * 2 + [self._hold_log] * 2
-            + [self._lose_power] * 2 + [self._hold_outlet, self._fail_append]
+            + [self._hold_log_to_death] * 2 + [self._pause_publisher] * (3 if self.early else 1) + [self._lose_power] * 2 + [self._hold_outlet, self._fail_append]
         )  # fmt: skip
         count = random.choice((0, 4, 8, 16, 24))
+        if random.random() < FEW_KINDS_SHARE:  # a mixture of everything hides what two kinds alone would show
+            kinds = random.sample(kinds, 3)
         return {random.randrange(20, self.quiet_from): random.choice(kinds) for _ in range(count)}
 
     def _draw_step_faults(self) -> dict[Step, list[int]]:
@@ -250,8 +270,19 @@ class World:
     def _pause(self) -> None:
         victim = self._victim()
         if victim is not None:
-            self.say(f"{victim.name} stands still")
-            victim.paused_until = self.schedule.turns + self.random.choice((50, 300, 600, 2_000))
+            self._stop(victim)
+
+    def _stop(self, process: Process) -> None:
+        """Have a process stand still for a while."""
+        self.say(f"{process.name} stands still")
+        process.paused_until = self.schedule.turns + self.random.choice((50, 300, 600, 2_000))
+
+    def _pause_publisher(self) -> None:
+        """Workers may come and go while the publisher stands still."""
+        for process in {
+            thread.process for thread in self.schedule.threads if thread.process.name == "publisher-0"
+        }:
+            self._stop(process)
 
     def _cut_connection(self) -> None:
         consumer = self.random.choice(self.queues).consumer
@@ -262,6 +293,11 @@ class World:
         log = self.random.choice(self.logs)
         log.away = True
         self._later(300, lambda: setattr(log, "away", False))
+
+    def _hold_log_to_death(self) -> None:
+        """The log is away until rings are full, takes everything at once, and who hears of it first dies of it."""
+        self._hold_log()
+        self.step_faults[self.random.choice(DURABLE_STEPS)] = [self.random.choice((1, 1, 2))]
 
     def _hold_outlet(self) -> None:
         self.outlet.away = True
