@@ -2,7 +2,7 @@
 What a load generator sends: seeded orders of a mix, spread over events, cut into deliveries, each due at a time.
 
     orders_of(mix)  ──> Orders      COMMAND records; `before` (events, and what fills the books) goes out before the clock
-    bodies_of       ──> Bodies      the same as packed frames, MessagePack or JSON
+    parts_of        ──> Part        for each router the orders of its events, as packed frames, MessagePack or JSON
     due_ns_of       ──> int64       when each delivery is due, ns after the beginning
 
     demo            the demonstration's: new, cancel, amend around a drifting mid of 1 to 99 ticks (shards/flow.py)
@@ -20,7 +20,7 @@ Fast: a million orders in a second or two, packed; as JSON or MessagePack some 1
 import math
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -35,6 +35,7 @@ from ringpit.shards import packed
 from ringpit.shards.flow import aim, creations, flow, messages, positions_by_event
 from ringpit.shards.messages import MalformedMessage, decode, to_commands
 from ringpit.shards.prices import PriceSpec, spec_of_records
+from ringpit.shards.routes import routers_of
 
 MIXES: Final = ("demo", "referee", "exchange-core", "uniform")
 ENCODINGS: Final = {
@@ -69,6 +70,13 @@ class Bodies(NamedTuple):
     content_type: str
     bodies: list[bytes]
     first: np.ndarray  # int64: the first order of each, and behind them the number of orders
+
+
+class Part(NamedTuple):
+    """What goes to one router."""
+
+    orders: np.ndarray  # int64: which orders, by number, rising
+    bodies: Bodies  # the first of these orders in each, not by number
 
 
 def orders_of(
@@ -294,38 +302,68 @@ def packed_bodies(commands: np.ndarray, starts: np.ndarray, size: int) -> list[b
     ]
 
 
-def before_bodies(orders: Orders) -> list[bytes]:
+def before_parts(orders: Orders, routers: int) -> list[Part]:
     """What goes out before the clock, packed whatever the encoding."""
-    starts = np.append(starts_of(orders.before), len(orders.before))
-    return packed_bodies(orders.before, starts, 100) if len(orders.before) else []
+    return cut(orders.before, np.append(starts_of(orders.before), len(orders.before)), "packed", 100, routers)
 
 
-def settling_bodies(orders: Orders) -> list[bytes]:
+def settling_parts(orders: Orders, routers: int) -> list[Part]:
     """What empties the books afterwards."""
     commands = np.zeros(len(orders.events), COMMAND)
     commands["kind"] = CommandKind.SETTLE
     commands["event"] = orders.events
-    return packed_bodies(commands, np.arange(len(commands) + 1), 100) if len(commands) else []
+    return cut(commands, np.arange(len(commands) + 1), "packed", 100, routers)
 
 
-def bodies_of(orders: Orders, encoding: str, size: int) -> Bodies:
+def parts_of(orders: Orders, encoding: str, size: int, routers: int) -> list[Part]:
     """
-    The timed orders as deliveries of `size` orders, the last perhaps shorter.
+    The timed orders as deliveries of `size` orders, the last of each router perhaps shorter.
 
     Raises ValueError for a size out of range.
     """
     if not 1 <= size <= FRAME_COMMANDS_MAX:
         raise ValueError(f"--frame must be from 1 to {FRAME_COMMANDS_MAX} orders, was {size}")
-    count = len(orders.starts) - 1
+    return cut(orders.records, orders.starts, encoding, size, routers)
+
+
+def cut(records: np.ndarray, starts: np.ndarray, encoding: str, size: int, routers: int) -> list[Part]:
+    """
+    A part for each router: all messages of an event go through one, or their order is lost (routes.py).
+
+    What names no event goes through whichever its event 0 would.
+    """
+    counts = np.diff(starts)
+    router_of = routers_of(records["event"][starts_to_commands(records, starts[:-1])], routers)
+    parts = []
+    for router in range(routers):
+        chosen = np.flatnonzero(router_of == router)
+        own = records[np.repeat(router_of == router, counts)]
+        parts.append(Part(chosen, bodies_of(own, np.append(0, np.cumsum(counts[chosen])), encoding, size)))
+    return parts
+
+
+def bodies_of(records: np.ndarray, starts: np.ndarray, encoding: str, size: int) -> Bodies:
+    """Orders as deliveries of `size` orders, the last perhaps shorter."""
+    count = len(starts) - 1
     first = np.append(np.arange(0, count, size), count)
     if encoding == "packed":
-        return Bodies(ENCODINGS[encoding], packed_bodies(orders.records, orders.starts, size), first)
+        return Bodies(ENCODINGS[encoding], packed_bodies(records, starts, size), first)
     encode = msgspec.json.encode if encoding == "json" else msgspec.msgpack.encode
-    asked = list(messages(orders.records))
+    asked = list(messages(records))
     if size == 1:
         return Bodies(ENCODINGS[encoding], [encode(each) for each in asked], first)
     bodies = [encode(asked[a:b]) for a, b in pairwise(first.tolist())]
     return Bodies(ENCODINGS[encoding], bodies, first)
+
+
+def due_of_parts(parts: list[Part], **how: Any) -> list[np.ndarray]:
+    """When each delivery of each part is due: in the order of their first orders, as `due_ns_of` says."""
+    begins = np.concatenate([part.orders[part.bodies.first[:-1]] for part in parts])
+    turns = np.argsort(begins)
+    sizes = np.concatenate([np.diff(part.bodies.first) for part in parts])
+    due_ns = np.zeros(len(turns), np.int64)
+    due_ns[turns] = due_ns_of(np.append(0, np.cumsum(sizes[turns])), **how)
+    return np.split(due_ns, np.cumsum([len(part.bodies.bodies) for part in parts])[:-1])
 
 
 def due_ns_of(first: np.ndarray, *, rate: float, arrivals: str, burst: int, seed: int) -> np.ndarray:

@@ -43,11 +43,11 @@ class BrokerAway(Exception):
 
 
 class RabbitSender:
-    """Publishes to router 0's queue. Raises BrokerAway."""
+    """Publishes to a router's queue. Raises BrokerAway."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, router: int) -> None:
         """Connect."""
-        self._queue = queue_of(config, 0)
+        self._queue = queue_of(config, router)
         self._outbox = Outbox(
             "load", endpoint_of(config), lambda _channel: None, say_as("load"), window=WINDOW, mandatory=True
         )

@@ -126,14 +126,15 @@ def offer_due(
 
 class RingSender:
     """
-    Feeds router 0 of a running exchange. Raises SegmentMissing if none runs, ValueError for a delivery that never fits.
+    Feeds a router of a running exchange. Raises SegmentMissing if none runs, ValueError for a delivery that never fits.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, index: int) -> None:
         """Attach to the ring and the router."""
         self._peers = Peers(config)
-        self._ingress = Segment.attach(segment_name(config, "ingress", 0, 0), ingress_layout(config))
-        self._router = self._peers.attach(Role.ROUTER, 0)
+        self._index = index
+        self._ingress = Segment.attach(segment_name(config, "ingress", index, 0), ingress_layout(config))
+        self._router = self._peers.attach(Role.ROUTER, index)
         self._ring = self._ingress.region("slots").view(np.int64).reshape(-1, WORDS)
         self.late = self.acknowledged = histogram.empty()
 
@@ -168,7 +169,7 @@ class RingSender:
 
     def step(self) -> int:
         """Send what is due; how much that was."""
-        self._router = self._peers.attach(Role.ROUTER, 0)  # it may have been started again
+        self._router = self._peers.attach(Role.ROUTER, self._index)  # it may have been started again
         return int(
             offer_due(
                 self._prepared,

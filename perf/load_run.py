@@ -1,7 +1,7 @@
 """
 Runs of the load generator: one rate after the other against one exchange, or search for the knee.
 
-    orders, based ──> bodies, due times ──> sender ──> exchange ──> reports ──> matcher ──> one Result a rate
+    orders, based ──> parts, due times ──> a sender for each router ──> exchange ──> reports ──> matcher ──> one Result a rate
 
 Open loop: each order is due at a time that was fixed before, whatever became of those before it, and its time runs from
 there. A generator that waits for answers, or forgives itself a pause, leaves out just the orders that were served worst.
@@ -16,7 +16,7 @@ those of a queue that grows, and say how long the run was.
 import ctypes
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -25,22 +25,21 @@ import numpy as np
 
 from ringpit.ipc import histogram
 from ringpit.perf.load_flow import (
-    Bodies,
     Orders,
+    Part,
     based,
-    before_bodies,
-    bodies_of,
-    due_ns_of,
+    before_parts,
+    due_of_parts,
     orders_in,
     orders_of,
-    settling_bodies,
+    parts_of,
+    settling_parts,
     slots_of,
 )
 from ringpit.perf.load_match import Matcher, Seen
 from ringpit.perf.load_rabbit import RabbitReports, RabbitSender
 from ringpit.perf.load_ring import FileTail, NoReports, RingSender
 from ringpit.shards.config import Config
-from ringpit.shards.packed import CONTENT_TYPE
 
 PR_SET_TIMERSLACK: Final = 29
 TIMER_SLACK_NS: Final = 1
@@ -61,7 +60,6 @@ QUANTILES: Final = (
     ("max", 1.0),
 )
 
-Sender = RingSender | RabbitSender
 Source = FileTail | RabbitReports | NoReports
 Say = Callable[[str], None]
 
@@ -120,6 +118,62 @@ class Result:
         return self.achieved >= KEPT_SHARE * self.offered and self.sent == self.orders
 
 
+class Senders:
+    """A sender for each router, in turn, as one."""
+
+    def __init__(self, senders: Sequence[RingSender | RabbitSender]) -> None:
+        """As many as there are routers."""
+        self._senders = senders
+
+    def prepare(self, parts: list[Part], due_ns: list[np.ndarray], name: str) -> None:
+        """Lay out each router's deliveries, each with a name of its own."""
+        for router, (sender, part, due) in enumerate(zip(self._senders, parts, due_ns, strict=True)):
+            sender.prepare(part.bodies, due, f"{name}-{router}")
+
+    def begin(self, start_ns: int) -> None:
+        """Fix when each delivery is due."""
+        for sender in self._senders:
+            sender.begin(start_ns)
+
+    def step(self) -> int:
+        """Send what is due; how much that was."""
+        return sum(sender.step() for sender in self._senders)
+
+    def next_due_ns(self) -> int:
+        """When the next delivery is due; 0: none is left."""
+        return min((due_ns for sender in self._senders if (due_ns := sender.next_due_ns())), default=0)
+
+    @property
+    def sent(self) -> int:
+        """Orders sent."""
+        return sum(sender.sent for sender in self._senders)
+
+    @property
+    def settled(self) -> int:
+        """Orders acknowledged."""
+        return sum(sender.settled for sender in self._senders)
+
+    @property
+    def late_orders(self) -> int:
+        """Orders sent more than a millisecond after they were due."""
+        return sum(sender.late_orders for sender in self._senders)
+
+    @property
+    def late(self) -> np.ndarray:
+        """Histogram of how late orders were sent."""
+        return np.sum([sender.late for sender in self._senders], axis=0)  # type: ignore[no-any-return]  # an array
+
+    @property
+    def acknowledged(self) -> np.ndarray:
+        """Histogram of how long acknowledgements took."""
+        return np.sum([sender.acknowledged for sender in self._senders], axis=0)  # type: ignore[no-any-return]  # an array
+
+    def close(self) -> None:
+        """Let go of all."""
+        for sender in self._senders:
+            sender.close()
+
+
 def measured(config: Config) -> str:
     """What latency means with a configuration."""
     if config.output.sink == "rabbitmq":
@@ -129,20 +183,15 @@ def measured(config: Config) -> str:
     return "from when an order was due to when its delivery was acknowledged: the log has it"
 
 
-def open_ends(config: Config) -> tuple[Sender, Source]:
+def open_ends(config: Config) -> tuple[Senders, Source]:
     """Where orders go in, and where reports come out. Raises SegmentMissing, BrokerAway or ValueError."""
-    if config.exchange.routers != 1:
-        raise ValueError(
-            f"load feeds one router, exchange.routers was {config.exchange.routers}: an event's orders must all go to its own "
-            "router, and a delivery holds orders of several events; measure with exchange.routers = 1"
-        )
-    over_rabbit = config.intake.source == "rabbitmq"
+    kind = RabbitSender if config.intake.source == "rabbitmq" else RingSender
     source: Source = NoReports()
     if config.output.sink == "files":
         source = FileTail(config.data_folder() / "out", config.output.encoding)
     elif config.output.sink == "rabbitmq":
         source = RabbitReports(config)
-    return (RabbitSender(config) if over_rabbit else RingSender(config)), source
+    return Senders([kind(config, router) for router in range(config.exchange.routers)]), source
 
 
 def run_all(config: Config, workload: Workload, say: Say) -> list[Result]:
@@ -200,32 +249,37 @@ def digest_of(orders: Orders) -> str:
 
 
 def run_rate(
-    config: Config, workload: Workload, rate: float, sender: Sender, source: Source, say: Say
+    config: Config, workload: Workload, rate: float, sender: Senders, source: Source, say: Say
 ) -> Result:
     """One rate: make the events, send, wait for what is on its way, and empty the books again."""
     base = time.time_ns()
     orders = based(drawn(config, workload, rate), base)
-    bodies = bodies_of(orders, workload.encoding, workload.frame)
-    due_ns = due_ns_of(
-        bodies.first, rate=rate, arrivals=workload.arrivals, burst=workload.burst, seed=workload.seed
+    routers = config.exchange.routers
+    parts = parts_of(orders, workload.encoding, workload.frame, routers)
+    due_ns = due_of_parts(
+        parts, rate=rate, arrivals=workload.arrivals, burst=workload.burst, seed=workload.seed
     )
     name = f"load-{base}"
-    send_now(sender, source, before_bodies(orders), f"{name}-before")
+    send_now(sender, source, before_parts(orders, routers), f"{name}-before")
     count = len(orders.starts) - 1
-    due_of_order = np.repeat(due_ns, np.diff(bodies.first))
+    due_of_order = np.zeros(count, np.int64)
+    for part, due in zip(parts, due_ns, strict=True):
+        due_of_order[part.orders] = np.repeat(due, np.diff(part.bodies.first))
     matcher = Matcher(slots_of(orders, base), orders.ids, base, due_of_order)
-    sender.prepare(bodies, due_ns, name)
-    say(f"{rate:,.0f} orders/s for {due_ns[-1] / 1e9:.1f} s: {count:,} orders in {len(due_ns):,} deliveries")
+    sender.prepare(parts, due_ns, name)
+    say(
+        f"{rate:,.0f} orders/s for {due_of_order.max() / 1e9:.1f} s: {count:,} orders in {sum(map(len, due_ns)):,} deliveries"
+    )
     start_ns = time.time_ns() + LEAD_NS
     sender.begin(start_ns)
     matcher.due_ns += start_ns
     drive(sender, source, matcher, count)
-    result = result_of(sender, source, matcher, rate, bodies, start_ns)
-    send_now(sender, source, settling_bodies(orders), f"{name}-after")
+    result = result_of(sender, source, matcher, rate, parts, start_ns)
+    send_now(sender, source, settling_parts(orders, routers), f"{name}-after")
     return result
 
 
-def drive(sender: Sender, source: Source, matcher: Matcher, count: int) -> None:
+def drive(sender: Senders, source: Source, matcher: Matcher, count: int) -> None:
     """Send and read until everything is answered and acknowledged, or nothing has moved for PATIENCE_SECONDS."""
     readable = not isinstance(source, NoReports)
     before, moved_ns = (-1, -1, -1), time.monotonic_ns()
@@ -247,23 +301,21 @@ def drive(sender: Sender, source: Source, matcher: Matcher, count: int) -> None:
             time.sleep(min(left, NAP_SECONDS))
 
 
-def send_now(sender: Sender, source: Source, packed_bodies: list[bytes], name: str) -> None:
+def send_now(sender: Senders, source: Source, parts: list[Part], name: str) -> None:
     """Send what is not timed, and wait until it is acknowledged. Raises ValueError if it never is."""
-    if not packed_bodies:
-        return
-    count = len(packed_bodies)
-    sender.prepare(Bodies(CONTENT_TYPE, packed_bodies, np.arange(count + 1)), np.zeros(count, np.int64), name)
+    count = sum(len(part.orders) for part in parts)
+    sender.prepare(parts, [np.zeros(len(part.bodies.bodies), np.int64) for part in parts], name)
     sender.begin(0)
     drive(sender, source, Matcher(np.zeros(0, np.int64), 0, 0, np.zeros(0, np.int64)), count)
     if sender.settled < count:
         raise ValueError(
-            f"the exchange acknowledged nothing for {PATIENCE_SECONDS:.0f} s ({sender.settled} of {count} deliveries): see "
+            f"the exchange acknowledged nothing for {PATIENCE_SECONDS:.0f} s ({sender.settled} of {count} orders): see "
             "whether all its processes run, and that nobody else feeds it"
         )
 
 
 def result_of(
-    sender: Sender, source: Source, matcher: Matcher, rate: float, bodies: Bodies, start_ns: int
+    sender: Senders, source: Source, matcher: Matcher, rate: float, parts: list[Part], start_ns: int
 ) -> Result:
     """What a run came to."""
     if isinstance(source, NoReports):
@@ -271,13 +323,14 @@ def result_of(
     else:
         told, back, end_ns = matcher.told, matcher.answered, int(matcher.counts[Seen.LAST_NS])
     # A run lasts at least as long as its last order stands for, else a short one would seem faster than it was sent.
-    planned = max(int(matcher.due_ns[-1]) - start_ns, int(int(bodies.first[-1]) / rate * 1e9)) / 1e9
+    orders = len(matcher.due_ns)
+    planned = max(int(matcher.due_ns.max()) - start_ns, int(orders / rate * 1e9)) / 1e9
     seconds = max((end_ns - start_ns) / 1e9, planned)
     return Result(
         rate=rate,
-        offered=int(bodies.first[-1]) / planned,
-        orders=int(bodies.first[-1]),
-        deliveries=len(bodies.bodies),
+        offered=orders / planned,
+        orders=orders,
+        deliveries=sum(len(part.bodies.bodies) for part in parts),
         sent=sender.sent,
         timed=matcher.timed,
         answered=matcher.answered,

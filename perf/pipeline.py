@@ -196,9 +196,11 @@ def exchange_config(arguments: argparse.Namespace) -> Iterator[Config]:
 
 
 def remove_from_brokers(config: Config) -> None:
-    """Delete the queue and the topic of a run."""
+    """Delete the queues and the topic of a run."""
     connection = pika.BlockingConnection(endpoint_of(config).parameters())
-    connection.channel().queue_delete(queue_of(config, 0))
+    channel = connection.channel()
+    for router in range(config.exchange.routers):
+        channel.queue_delete(queue_of(config, router))
     connection.close()
     admin = AdminClient({"bootstrap.servers": config.kafka.bootstrap, **config.kafka.settings})
     for deleted in admin.delete_topics([config.kafka.topic]).values():

@@ -6,8 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
+import numpy as np
 import pytest
+
+from ringpit.engine import Exchange, Limits, ReportKind
+from ringpit.engine.codes import Reason
+from ringpit.perf.load_flow import orders_of
 
 pytestmark = [pytest.mark.compiled, pytest.mark.timeout(600)]
 RATE, SECONDS, PAUSE_SECONDS = 1_000, 3, 0.3
@@ -96,6 +102,22 @@ def test_every_encoding_is_answered(make_exchange, tmp_path, encoding):
     assert record == json.loads(saved.read_text())
     assert saved.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert "saved" in said
+    assert 0 == exchange.stop()
+
+
+def test_each_router_gets_its_events(make_exchange, tmp_path):
+    """Three routers: all orders are answered once, and as if there were one: those of an event in order."""
+    exchange = make_exchange(
+        exchange={"name": f"load-{os.getpid()}-routers", "shards": 2, "routers": 3}, limits=LIMITS
+    )
+    exchange.start()
+    options = ["--rates", "1000", "--seconds", "2", "--frame", "3", "--events", "30"]
+    record, _ = load(exchange, tmp_path, *options)
+    assert_complete(record["rates"][0], 2_000)
+    orders = orders_of("demo", 2_000, seed=7, events=30, zipf=0.0)
+    reports = Exchange(Limits(orders=1 << 14)).submit(np.concatenate([orders.before, orders.records]))
+    refused = reports["reason"][reports["kind"] == ReportKind.REJECTED].tolist()
+    assert Counter(Reason(reason).name for reason in refused) == record["rates"][0]["refused"]
     assert 0 == exchange.stop()
 
 

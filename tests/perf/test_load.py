@@ -9,10 +9,9 @@ from typer.testing import CliRunner
 
 from ringpit.perf import load_report
 from ringpit.perf.load_report import print_record, table_of
-from ringpit.perf.load_run import Result, Workload, digest_of, drawn, knee_of, open_ends, rates_of, tell
+from ringpit.perf.load_run import Result, Workload, digest_of, drawn, knee_of, rates_of, tell
 from ringpit.shards.cli import app
 from ringpit.shards.config import Config
-from ringpit.shards.config import load as load_config
 
 NO_TIMES = dict.fromkeys(("p50", "p90", "p99", "p99.9", "p99.99", "max"), 1_000)
 
@@ -82,12 +81,6 @@ def test_a_search_that_fails_at_once_ends():
         results += [result(rate, 1.0)]
     assert 1 == len(results)
     assert 0 == knee_of(results)
-
-
-def test_several_routers_are_refused():
-    """A delivery holds orders of several events, and each event belongs to one router."""
-    with pytest.raises(ValueError, match=r"load feeds one router, exchange\.routers was 2"):
-        open_ends(load_config(None, {"RINGPIT__EXCHANGE__ROUTERS": "2"}))
 
 
 def test_what_was_not_sent_was_not_kept_up_with():

@@ -10,16 +10,18 @@ from ringpit.perf.load_flow import (
     ENCODINGS,
     MIXES,
     based,
-    before_bodies,
-    bodies_of,
+    before_parts,
     due_ns_of,
+    due_of_parts,
     orders_of,
+    parts_of,
     popularity,
-    settling_bodies,
+    settling_parts,
 )
 from ringpit.shards import packed
 from ringpit.shards.flow import messages
 from ringpit.shards.messages import decode, to_commands
+from ringpit.shards.routes import router_of
 
 COUNT, EVENTS = 500, 4
 
@@ -58,7 +60,7 @@ def test_a_base_moves_ids_and_nothing_else(mix):
 def test_all_encodings_say_the_same(encoding, size):
     """Decoded as a router decodes them, all deliveries give the same commands."""
     orders = drawn()
-    made = bodies_of(orders, encoding, size)
+    [(_, made)] = parts_of(orders, encoding, size, 1)
     if encoding == "packed":
         parts = [packed.view(body) for body in made.bodies]
     else:
@@ -68,12 +70,47 @@ def test_all_encodings_say_the_same(encoding, size):
     assert [0, COUNT] == [made.first[0], made.first[-1]]
 
 
+@pytest.mark.parametrize("arrivals", ["even", "poisson", "burst"])
+@pytest.mark.parametrize("routers", [1, 2, 4])
+def test_each_router_gets_the_orders_of_its_events_and_no_other(routers, arrivals):
+    """Every order goes to one router, in order, by the rule that publishers share; together they are due as one flow would be."""
+    orders, how = drawn(events=40), {"rate": 1_000, "arrivals": arrivals, "burst": 8, "seed": 3}
+    parts = parts_of(orders, "packed", 7, routers)
+    assert routers == len(parts)
+    due_ns = due_of_parts(parts, **how)
+    found, due_of_order = np.zeros(COUNT, orders.records.dtype), np.full(COUNT, -1)
+    for router, (part, due) in enumerate(zip(parts, due_ns, strict=True)):
+        records = np.concatenate([packed.view(body) for body in part.bodies.bodies])
+        assert {router} == {router_of(event, routers) for event in records["event"].tolist()}
+        assert sorted(part.orders) == part.orders.tolist()
+        assert sorted(due) == due.tolist()
+        found[part.orders] = records
+        due_of_order[part.orders] = np.repeat(due, np.diff(part.bodies.first))
+    assert orders.records.tobytes() == found.tobytes()
+    if routers == 1:
+        [part] = parts
+        assert due_ns_of(part.bodies.first, **how).tolist() == due_ns[0].tolist()
+    assert due_of_order.min() >= 0
+    if arrivals == "even":  # each delivery when so many orders are sent
+        times = np.concatenate(due_ns)
+        sizes = np.concatenate([np.diff(part.bodies.first) for part in parts])[np.argsort(times)]
+        assert (np.append(0, np.cumsum(sizes[:-1])) * 1_000_000).tolist() == sorted(times)
+
+
+def test_a_router_without_an_event_gets_nothing():
+    """One event, four routers: three parts are empty, and nothing is due there."""
+    parts = parts_of(drawn(events=1), "json", 3, 4)
+    assert [0, 0, 0, COUNT] == sorted(len(part.orders) for part in parts)
+    due_ns = due_of_parts(parts, rate=1_000, arrivals="even", burst=1, seed=1)
+    assert [len(part.bodies.bodies) for part in parts] == list(map(len, due_ns))
+
+
 def test_what_comes_before_and_after_creates_and_settles_each_event():
     """One CREATE_EVENT and one SETTLE for each."""
     orders = drawn()
     created, settled = (
-        np.concatenate([packed.view(body) for body in bodies])
-        for bodies in (before_bodies(orders), settling_bodies(orders))
+        np.concatenate([packed.view(body) for body in part.bodies.bodies])
+        for part in (*before_parts(orders, 1), *settling_parts(orders, 1))
     )
     assert orders.events.tolist() == created["event"].tolist() == settled["event"].tolist()
     assert {CommandKind.SETTLE} == set(settled["kind"].tolist())
@@ -198,4 +235,4 @@ def test_a_mix_that_is_none_is_refused_with_those_that_are():
 def test_deliveries_of_impossible_sizes_are_refused(size):
     """1 to 4,096 orders."""
     with pytest.raises(ValueError, match=f"--frame must be from 1 to 4096 orders, was {size}"):
-        bodies_of(drawn(), "packed", size)
+        parts_of(drawn(), "packed", size, 1)

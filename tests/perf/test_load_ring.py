@@ -27,7 +27,7 @@ def ends(tmp_path):
     with house_of() as house:
         config, router = house.config, house.router
         with Segment.create(segment_name(config, "ingress", 0, 0), ingress_layout(config)) as ingress:
-            sender = RingSender(config)
+            sender = RingSender(config, 0)
             intake = IngressIntake(
                 ingress.region("slots"),
                 Cell(ingress.cells, ingress.layout.index("tail")),
