@@ -4,7 +4,7 @@ The first start on a machine: all kernels compiled, on two cores, and how far it
     parts of warm.py, a process each ──machine code──> numba's cache ──> warm() in every later process loads it
 
 Numba compiles in one thread. The engine and everything else share no kernel of any size, so they are compiled beside each
-other: measured 54 seconds, of 67 of processor time. Later starts find the cache and load it in about a second.
+other; and so is what the engine comes to last, which it then finds in the cache. Later starts load it all in about a second.
 
 Invariant:
 
@@ -23,7 +23,11 @@ from numba import config
 
 from ringpit.shards import warm
 
-PARTS: Final = ("compile_engine", "compile_edge")
+PARTS: Final = (
+    "compile_engine",
+    "compile_last",
+    "compile_edge",
+)  # from the second on one after the other on two cores
 SAY_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.1
 LARGEST: Final = (
@@ -45,7 +49,7 @@ def ready(say: Callable[[str], None]) -> float:
     """Compile or load every kernel, and say so while it goes; seconds that it took."""
     began = time.monotonic()
     if is_cold():
-        say("compiling kernels, which only the first start on a machine does; it takes about a minute")
+        say("compiling kernels, which only the first start on a machine does; it takes about 40 seconds")
         compile_parts(say)
     say("loading kernels")
     warm.warm()
@@ -54,7 +58,7 @@ def ready(say: Callable[[str], None]) -> float:
 
 def compile_parts(say: Callable[[str], None]) -> None:
     """Have every part compiled by a process of its own; they end with this call, however it ends."""
-    parts = [_start(part) for part in PARTS]
+    parts = [_start(*each) for each in shares(len(os.sched_getaffinity(0)))]
     began = told = time.monotonic()
     try:
         while any(part.poll() is None for part in parts):
@@ -68,9 +72,17 @@ def compile_parts(say: Callable[[str], None]) -> None:
             part.wait()
 
 
-def _start(part: str) -> subprocess.Popen[bytes]:
-    """A process that compiles a part into the cache of this process."""
-    command = f"import gc; gc.disable(); from ringpit.shards import warm; warm.{part}()"  # it ends soon: a twentieth saved
+def shares(cores: int) -> list[tuple[str, ...]]:
+    """Which parts are compiled one after the other by one process: a part for each, or two processes where cores are few."""
+    return [(part,) for part in PARTS] if cores >= len(PARTS) else [PARTS[:1], PARTS[1:]]
+
+
+def _start(*parts: str) -> subprocess.Popen[bytes]:
+    """A process that compiles parts into the cache of this process."""
+    calls = "; ".join(f"warm.{part}()" for part in parts)
+    command = (
+        f"import gc; gc.disable(); from ringpit.shards import warm; {calls}"  # it ends soon: a twentieth saved
+    )
     return subprocess.Popen(
         [sys.executable, "-c", command],
         env={**_environment(), "NUMBA_CACHE_DIR": config.CACHE_DIR},

@@ -3,7 +3,7 @@ Warm-up: every kernel of the processes compiled, or loaded from numba's cache, b
 
 A small exchange is run through once in one process, with the argument types that the real one uses; so
 whatever a process needs is in the cache, and in the memory of the fork server from which processes are forked.
-The first start on a machine compiles for a minute or so; later starts load in about a second.
+The first start on a machine compiles for 40 seconds or so; later starts load in about a second.
 
 Imported by the fork server (it preloads this module by name): importing is warming.
 """
@@ -14,9 +14,10 @@ import time
 from typing import Final
 
 import numpy as np
+from numba import typeof, types
 
-from ringpit.engine import COMMAND, Exchange, Limits
-from ringpit.engine.codes import CommandKind, ReportKind
+from ringpit.engine import COMMAND, Exchange, Limits, machine, match
+from ringpit.engine.codes import CommandKind, ReportKind, Side
 from ringpit.engine.image import images
 from ringpit.engine.records import MARKER, REPORT
 from ringpit.engine.state import export, restore
@@ -29,11 +30,12 @@ from ringpit.shards.directory import Directory
 from ringpit.shards.faults import fault_cells
 from ringpit.shards.feed import no_timing
 from ringpit.shards.fitting import misfit
+from ringpit.shards.flow import frames
 from ringpit.shards.follow import Behind, Leader, Over, copy_run, follow
 from ringpit.shards.journal import record_cut
 from ringpit.shards.lanes import REQUEST
 from ringpit.shards.marks import MARK_CELLS, mark
-from ringpit.shards.mirror import allocate_mirror
+from ringpit.shards.mirror import TICK_SHIFT, allocate_mirror
 from ringpit.shards.output import ShardViews, Word
 from ringpit.shards.publisher import Publisher, Settings
 from ringpit.shards.sections import Placement
@@ -44,6 +46,10 @@ from ringpit.wal.writer import BatchWriter
 
 SMALL: Final = Limits(events=4, orders=64, levels=4_096, keys=64)
 SLOTS: Final = 64
+LAST_OF_THE_ENGINE: Final = (  # a third of its compilation, and how many numbers each takes behind its arrays
+    (match.start_cancel, 3),
+    (machine.advance_special, 2),
+)
 OUTPUT_TAIL: Final = int(serve.At.OUTPUT_TAIL) * serve.CELLS_APART
 
 
@@ -175,6 +181,7 @@ def warm_publisher(cells: np.ndarray, output: np.ndarray) -> None:
         views = ShardViews(
             slots=output,
             incarnation=0,
+            epoch=0,
             tail=Word(words, 0),
             durable_seq=Word(words, 1),
             matched_seq=Word(words, 2),
@@ -192,17 +199,50 @@ def warm_publisher(cells: np.ndarray, output: np.ndarray) -> None:
 def compile_engine() -> None:
     """The engine, and what lies around it; a part of `compiling.py`."""
     warm_worker(warm_router(commands_of_a_frame()))
+    warm_state(warm_engine())
+
+
+def compile_last() -> None:
+    """What `compile_engine` comes to last: ready before it does, if this begins when that does; a part of `compiling.py`."""
+    t, reports, commands = (
+        typeof(Exchange(SMALL).tables),
+        typeof(np.zeros(1, REPORT)),
+        typeof(np.zeros(1, COMMAND)),
+    )
+    for function, numbers in LAST_OF_THE_ENGINE:
+        function.compile((t, reports, commands, *(types.int64,) * numbers))
+
+
+def reports_of_a_frame() -> np.ndarray:
+    """An event and an order in it, as a worker would tell of them."""
+    kinds = (
+        ReportKind.FRAME,
+        ReportKind.BOOK_RESET,
+        ReportKind.EVENT_CREATED,
+        ReportKind.ACCEPTED,
+        ReportKind.LEVEL,
+    )
+    reports = np.zeros(SLOTS, REPORT)
+    told = reports[: len(kinds)]
+    told["kind"] = kinds
+    told["seq"] = 1, 2, 2, 3, 3
+    told["index"] = 0, 0, 1, 0, 1
+    told["event"][1:] = 1
+    told["order"][1] = 1 << TICK_SHIFT
+    told["side"][3:] = Side.BUY
+    told["price"][1:] = 1, 1, 50, 50
+    told["quantity"][1:] = 99, 99, 5, 5
+    return reports
 
 
 def compile_edge() -> None:
     """What does not match; a part of `compiling.py`."""
-    output = np.zeros(SLOTS, REPORT)
-    output["kind"][0] = ReportKind.FRAME
     cells = np.zeros(len(serve.At) * serve.CELLS_APART, np.int64)
-    cells[OUTPUT_TAIL] = 1
-    warm_publisher(cells, output)
+    reports = reports_of_a_frame()
+    cells[OUTPUT_TAIL] = np.count_nonzero(reports["kind"])
+    warm_publisher(cells, reports)
     misfit()  # the scanner
-    warm_times(np.zeros(SLOTS, COMMAND))
+    warm_journal(frames(commands_of_a_frame(), 2))
     warm_state(Exchange(SMALL, market_data=True))
     warm_waiting()
 
