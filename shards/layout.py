@@ -196,6 +196,7 @@ def worker_layout(config: Config) -> SegmentLayout:
         "orders_resting",
         "log_bytes",
         "recovered_seq",
+        "report_epoch",
         "replayed_seq",
         "replay_to_seq",
         "cpu_ns",

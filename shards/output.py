@@ -44,6 +44,7 @@ class ShardViews(NamedTuple):
 
     slots: np.ndarray  # REPORT x a power of two: the worker's output ring
     incarnation: int  # of the worker
+    epoch: int  # of the log, in which its reports are true
     tail: Word  # worker: where the ring ends, freezable
     durable_seq: Word  # worker: what the log has
     matched_seq: Word  # worker: what is matched, and all its reports published
@@ -77,7 +78,7 @@ class Output:
         self.views = views
         self.early = early
         self.words = render.words_of(views.slots)
-        self.script = render.make_script(shard, generation, epoch=views.incarnation if early else 0)
+        self.script = render.make_script(shard, generation, epoch=views.epoch if early else 0)
         head, first = load_cell(*views.head), first_position(views.incarnation)
         self.position: int = max(head, first)  # behind what was taken
         self.tokens = 0  # barriers of this ring that are not confirmed

@@ -378,6 +378,7 @@ def views_of(config: Config, shard: int, own: Segment, worker: Segment, board: S
     return ShardViews(
         slots=worker.region("output"),
         incarnation=worker.incarnation,
+        epoch=worker.load("report_epoch"),
         tail=word(worker, "output_tail"),
         durable_seq=word(worker, "durable_seq"),
         matched_seq=word(worker, "matched_seq"),

@@ -72,6 +72,7 @@ class Replay:
             ShardViews(
                 slots=self._ring,
                 incarnation=0,
+                epoch=0,
                 tail=words[TAIL],
                 durable_seq=words[DURABLE],
                 matched_seq=words[MATCHED],

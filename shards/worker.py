@@ -362,6 +362,7 @@ class Worker:
         self._word("durable_seq", last_seq)
         self._word("in_hand_seq", last_seq)
         self._word("recovered_seq", last_seq)
+        self._word("report_epoch", state.epoch)
         self._word("matched_seq", told_seq)  # the publisher confirms up to it as soon as the ring is empty
         self._word("orders_resting", int(self.tables.cells[Cell.ORDERS_USED]))
         self.show_events()

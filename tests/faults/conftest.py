@@ -346,12 +346,21 @@ class ExchangeProcess:
             path.unlink()
 
     def lines(self, stem):
-        """An output file's lines as dictionaries, each identity once, in the order of the log; equal if they repeat."""
-        kept = {}
+        """
+        An output file's lines as dictionaries, each identity once, in the order of the log; equal if they repeat.
+
+        Of provisional ones the last that was told: a shard's epochs never fall, and within one epoch they are equal.
+        """
+        kept, newest = {}, Counter()
         for line in (self.data / "out" / f"{stem}.ndjson").read_bytes().splitlines():
             fields = msgspec.json.decode(line)
             identity = (fields["Generation"], fields["Shard"], fields["Seq"], fields["Index"])
-            assert kept.setdefault(identity, fields) == fields
+            epoch = fields.get("Epoch", 0)
+            assert epoch >= newest[fields["Shard"]]
+            newest[fields["Shard"]] = epoch
+            before = kept.setdefault(identity, fields)
+            assert before == fields or before.get("Epoch", 0) < epoch
+            kept[identity] = fields
         return [kept[identity] for identity in sorted(kept)]
 
     def assert_published(self, commands):

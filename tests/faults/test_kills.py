@@ -12,6 +12,7 @@ ROLES = ("router-0", "worker-0", "worker-1", "publisher-0")
 EVERYBODY = (*ROLES, "supervisor")
 FOLLOWERS = ("follower-0", "follower-1")
 FOLLOWED = "[follower]\nenabled = true\n"
+EARLY = '[output]\nrelease = "matched"\n'
 
 pytestmark = pytest.mark.compiled
 
@@ -56,6 +57,20 @@ def test_all_roles_may_die_in_one_run(exchange, make_flow):
     kill_under_load(exchange, flow, names, seed=22)
     assert_clean_stop(exchange)
     exchange.assert_published(flow.commands)
+
+
+@pytest.mark.parametrize("more", ["", FOLLOWED], ids=["alone", "followed"])
+def test_what_is_released_early_and_lost_is_told_again(make_exchange, make_flow_on, more):
+    """Reports that leave before the log has them: what is told last is what was submitted, under epochs that only rise, also over restarts of all."""
+    exchange = make_exchange(EARLY + more).start()
+    flow = make_flow_on(exchange, ORDERS, seed=16)
+    names = [*EVERYBODY, "worker-0", "supervisor", "worker-1"]
+    random.Random(26).shuffle(names)
+    kill_under_load(exchange, flow, names, seed=26)
+    assert_clean_stop(exchange)
+    exchange.assert_published(flow.commands)
+    assert all(line["Provisional"] for line in exchange.lines("reports"))
+    assert max(line["Epoch"] for line in exchange.lines("reports")) > 3
 
 
 def test_everybody_may_die_where_followers_follow(make_exchange, make_flow_on):

@@ -61,6 +61,7 @@ class OutputRing:
         return ShardViews(
             slots=self.slots,
             incarnation=self.incarnation,
+            epoch=self.incarnation,
             tail=self.tail,
             durable_seq=self.durable_seq,
             matched_seq=self.matched_seq,
