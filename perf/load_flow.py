@@ -233,7 +233,7 @@ def starts_of(records: np.ndarray) -> np.ndarray:
 
 def starts_to_commands(records: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Where the command itself of each order lies: its last record."""
-    return np.asarray(np.append(starts[1:], len(records)) - 1)
+    return np.asarray(np.append(starts[1:], len(records))[: len(starts)] - 1)
 
 
 # Ids -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import ctypes
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -170,8 +170,9 @@ class Senders:
 
     def close(self) -> None:
         """Let go of all."""
-        for sender in self._senders:
-            sender.close()
+        with ExitStack() as closed:
+            for sender in self._senders:
+                closed.callback(sender.close)
 
 
 def measured(config: Config) -> str:
@@ -191,7 +192,13 @@ def open_ends(config: Config) -> tuple[Senders, Source]:
         source = FileTail(config.data_folder() / "out", config.output.encoding)
     elif config.output.sink == "rabbitmq":
         source = RabbitReports(config)
-    return Senders([kind(config, router) for router in range(config.exchange.routers)]), source
+    with ExitStack() as opened:  # closed if a later one cannot be opened
+        opened.callback(source.close)
+        senders = [
+            opened.enter_context(closing(kind(config, router))) for router in range(config.exchange.routers)
+        ]
+        opened.pop_all()
+    return Senders(senders), source
 
 
 def run_all(config: Config, workload: Workload, say: Say) -> list[Result]:

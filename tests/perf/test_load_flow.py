@@ -105,6 +105,17 @@ def test_a_router_without_an_event_gets_nothing():
     assert [len(part.bodies.bodies) for part in parts] == list(map(len, due_ns))
 
 
+@pytest.mark.parametrize("routers", [1, 3])
+def test_a_file_that_creates_no_event_needs_nothing_before_and_after(tmp_path, routers):
+    """Its events are there already: the parts are empty."""
+    file = tmp_path / "orders"
+    file.write_bytes(packed.encode(drawn().records))
+    orders = orders_of(str(file), 0, seed=7, events=EVENTS, zipf=0.0)
+    assert COUNT == len(orders.starts) - 1
+    for part in (*before_parts(orders, routers), *settling_parts(orders, routers)):
+        assert (0, []) == (len(part.orders), part.bodies.bodies)
+
+
 def test_what_comes_before_and_after_creates_and_settles_each_event():
     """One CREATE_EVENT and one SETTLE for each."""
     orders = drawn()
