@@ -559,10 +559,10 @@ def _patiently(ask: Callable[[float], _T], settings: KafkaSettings) -> _T:
     deadline = time.monotonic() + settings.connect_timeout_seconds
     while True:
         try:
-            return ask(max(deadline - time.monotonic(), MILLISECOND))
+            return ask(deadline - time.monotonic())
         except KafkaException as error:
-            if _code(error) not in PASSING or time.monotonic() >= deadline:
-                raise
+            if _code(error) not in PASSING or time.monotonic() + 2 * POLL_SECONDS >= deadline:
+                raise  # the reason; a last try in no time would only say that time was up
         time.sleep(POLL_SECONDS)
 
 
