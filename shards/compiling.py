@@ -1,5 +1,5 @@
 """
-The first start on a machine: all kernels compiled, on two cores, and how far it is while it goes.
+The first start on a machine: all kernels compiled, on two cores or three, and how far it is while it goes.
 
     parts of warm.py, a process each ──machine code──> numba's cache ──> warm() in every later process loads it
 

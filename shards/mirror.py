@@ -83,7 +83,8 @@ class MirrorCell(IntEnum):
     APPLIED_SEQ = 1
     APPLIED_INDEX = 2
     FRAME_NS = 3  # engine time of the frame in hand
-    CLOCK = 4  # and 3 more: two pairs (head, engine time there); the pair whose head is the ring's head holds
+    EPOCH = 4  # of the log, whose reports were applied; told only where they are released early
+    CLOCK = 5  # and 3 more: two pairs (head, engine time there); the pair whose head is the ring's head holds
 
 
 class Mirror(NamedTuple):
@@ -120,6 +121,13 @@ def allocate_mirror(limits: Limits) -> Mirror:
     mirror = Mirror(*(np.zeros(count, dtype) for _, dtype, count in mirror_regions(limits)))
     rebuild(mirror)
     return mirror
+
+
+def clear(mirror: Mirror) -> None:
+    """Make a mirror empty, as it was at first."""
+    for array in mirror:
+        array[:] = np.zeros(1, array.dtype)[0]
+    rebuild(mirror)
 
 
 @leaf

@@ -28,7 +28,7 @@ from ringpit.shards import feed, render
 from ringpit.shards.faults import Step, met
 from ringpit.shards.feed import INDEX_MAX, Progress, Timing
 from ringpit.shards.layout import first_position
-from ringpit.shards.mirror import Mirror, MirrorCell, frame_ns_at, rebuild, remember_frame_ns
+from ringpit.shards.mirror import Mirror, MirrorCell, clear, frame_ns_at, rebuild, remember_frame_ns
 from ringpit.shards.sinks import Token
 
 
@@ -79,8 +79,9 @@ class Output:
         self.early = early
         self.words = render.words_of(views.slots)
         self.script = render.make_script(shard, generation, epoch=views.epoch if early else 0)
-        head, first = load_cell(*views.head), first_position(views.incarnation)
-        self.position: int = max(head, first)  # behind what was taken
+        self.position: int = max(
+            load_cell(*views.head), first_position(views.incarnation)
+        )  # behind what was taken
         self.tokens = 0  # barriers of this ring that are not confirmed
         if before is not None:
             self.progress: np.ndarray = before.progress
@@ -88,8 +89,11 @@ class Output:
             rebuild(views.mirror)
             frame_ns = frame_ns_at(views.mirror, self.position)
             self.progress = np.array([load_cell(*views.confirmed_seq), INDEX_MAX, frame_ns], np.int64)
-        if early and head < first:
+        if (
+            early and views.mirror.cells[MirrorCell.EPOCH] != views.epoch
+        ):  # a follower that took over has lost nothing
             self._forget_above(load_cell(*views.durable_seq))  # P4
+            views.mirror.cells[MirrorCell.EPOCH] = views.epoch
         # Pairs with the worker's `free_room`: now it may write; and with its `settled`: now it may take commands.
         release(*views.head, self.position)
 
@@ -134,11 +138,16 @@ class Output:
             store_cell(*word, seq)  # pairs with the worker's acquire, which logs it and recovers from it
 
     def _forget_above(self, durable_seq: int) -> None:
-        """After a restart in release mode "matched": what the log has not was sent, and is no longer true."""
-        cells = self.views.mirror.cells
+        """
+        Release mode "matched", in another epoch: what the log has not was sent, and is no longer true.
+
+        What of the market data came of it nobody knows; it begins anew with the images that a worker sends first.
+        """
+        views = self.views
         if self.progress[Progress.SEQ] > durable_seq:
             self.progress[Progress.SEQ], self.progress[Progress.INDEX] = durable_seq, INDEX_MAX
-        if cells[MirrorCell.APPLIED_SEQ] > durable_seq:
-            cells[MirrorCell.APPLIED_SEQ], cells[MirrorCell.APPLIED_INDEX] = durable_seq, INDEX_MAX
-        if load_cell(*self.views.confirmed_seq) > durable_seq:
-            store_cell(*self.views.confirmed_seq, durable_seq)  # pairs with the worker's acquire
+        if views.mirror.cells[MirrorCell.APPLIED_SEQ] > durable_seq:
+            clear(views.mirror)
+        if load_cell(*views.confirmed_seq) > durable_seq:
+            store_cell(*views.confirmed_seq, durable_seq)  # pairs with the worker's acquire
+        views.timing.measured[0] = min(views.timing.measured[0], durable_seq)

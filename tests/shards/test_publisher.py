@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 
 from ringpit.engine import ReportKind
+from ringpit.engine.image import images
 from ringpit.engine.records import REPORT
 from ringpit.ipc.ring import FROZEN
 from ringpit.shards.flow import creations, flow, frames
 from ringpit.shards.layout import first_position
-from ringpit.shards.mirror import Mirror, allocate_mirror
+from ringpit.shards.mirror import Mirror, allocate_mirror, apply
 from ringpit.shards.publisher import Count, Publisher, Settings
 from ringpit.shards.sinks import JSON_LINES, PACKED, FileSink, Identity, MemorySink, SinkFailed, StreamSink
 from ringpit.testing.outputs import SMALL, OutputRing, word
@@ -239,11 +240,19 @@ def test_matched_mode_takes_back_what_the_log_lost(restarted):
     publisher.attach_shard(0, kept.views(mirror))
     assert durable_seq == ring.confirmed_seq.cells[0]
     before = len(sent(sink))
+    kept.publish(np.concatenate(images(kept.exchange.tables, durable_seq)))
     other = kept.tell(frames(flow(20, seed=2, events=1)[1:], 5), durable=False)
     run(publisher)
     lines = sent(sink)[before:]
     assert identities(other) == identities(lines)
     assert {2} == {line["Epoch"] for line in lines}
+    books = allocate_mirror(SMALL)
+    apart = OutputRing()
+    apart.exchange = kept.exchange
+    Publisher(MemorySink(), Settings()).attach_shard(0, apart.views(books))
+    apart.publish(np.concatenate(images(kept.exchange.tables, 1)))
+    apply(books, apart.slots, int(apart.head.cells[0]), int(apart.tail.cells[0]))
+    assert books.quantity.tolist() == mirror.quantity.tolist(), "what was lost is out of the books, too"
 
 
 def test_sink_that_is_not_ready_leaves_the_ring_alone():

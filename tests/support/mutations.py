@@ -408,7 +408,7 @@ def rules_of_output() -> dict[str, Mutation]:
         ),
         "what the log has lost is not taken back": Mutation(
             'Released before the log has them ("matched"), reports are provisional, and may be contradicted.',
-            (Edit(output, "Output.__init__", "if early and head < first:", "if False:"),),
+            (Edit(output, "Output.__init__", "if early and views.mirror.cells[MirrorCell.EPOCH] != views.epoch:", "if False:"),),
         ),
         "commands are taken before what is lost is taken back": Mutation(
             "P4: a worker takes no commands before the publisher has forgotten what was sent of others.",

@@ -279,10 +279,9 @@ class World:
 
     def _pause_publisher(self) -> None:
         """Workers may come and go while the publisher stands still."""
-        for process in {
-            thread.process for thread in self.schedule.threads if thread.process.name == "publisher-0"
-        }:
-            self._stop(process)
+        for process in dict.fromkeys(thread.process for thread in self.schedule.threads):
+            if process.name == "publisher-0":
+                self._stop(process)
 
     def _cut_connection(self) -> None:
         consumer = self.random.choice(self.queues).consumer
