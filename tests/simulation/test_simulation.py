@@ -10,8 +10,9 @@ import os
 
 import pytest
 
+from ringpit.shards import publisher
 from ringpit.testing import simulation
-from ringpit.testing.mutations import MUTATIONS, SEEDS, breaks, table_of
+from ringpit.testing.mutations import MUTATIONS, SEEDS, Edit, EditMissing, Mutation, breaks, table_of
 from ringpit.testing.simulated_judge import Broken
 from ringpit.testing.simulation import World, simulate
 
@@ -47,6 +48,14 @@ def test_no_rule_can_be_taken_out(name):
     """Each rule of DESIGN, taken out of the code, breaks the seed that is known for it; and that seed is well with the rule."""
     assert "" != breaks((name, SEEDS[name]))
     assert "" == broken_of(SEEDS[name])
+
+
+def test_a_mutation_that_finds_nothing_to_take_out_breaks_no_seed(monkeypatch):
+    """The code has changed under it: that is said, and not taken for a seed that breaks."""
+    rule = Mutation("none", (Edit(publisher, "Publisher._send", "what is not there", ""),))
+    monkeypatch.setitem(MUTATIONS, "none", rule)
+    with pytest.raises(EditMissing, match=r"Publisher._send must hold 'what is not there': mend the mutation"):
+        breaks(("none", 1))
 
 
 def test_what_breaks_nothing_says_why():

@@ -127,6 +127,10 @@ HELPERS: Final[dict[str, Any]] = {
 }
 
 
+class EditMissing(Exception):
+    """The code is not as a mutation expects it: it takes out nothing, and breaks nothing."""
+
+
 @dataclass(frozen=True)
 class Edit:
     """A piece of a function's source, and what stands there instead."""
@@ -152,7 +156,7 @@ class Mutation:
             key = (edit.module, edit.name)
             source = sources.get(key) or source_of(*key)
             if edit.old not in source:
-                raise LookupError(
+                raise EditMissing(
                     f"{edit.module.__name__}.{edit.name} must hold {edit.old!r}: mend the mutation"
                 )
             sources[key] = source.replace(edit.old, edit.new)
@@ -444,10 +448,12 @@ MUTATIONS: Final = rules()
 
 
 def breaks(task: tuple[str, int]) -> str:
-    """What a seed says under a mutation; empty if all is well."""
+    """What a seed says under a mutation; empty if all is well. Raises EditMissing."""
     name, seed = task
     try:
         simulate(seed, MUTATIONS[name].apply)
+    except EditMissing:
+        raise
     except Exception as error:  # noqa: BLE001 - a mutated exchange may end in any way
         return str(error) or repr(error)
     return ""
