@@ -27,7 +27,7 @@ WHOLE = (
     "perf",
 )  # folders of tests that start whole exchanges, brokers or benchmarks
 SHARED_MEMORY = Path("/dev/shm")
-LEFT_OVER_SECONDS = 60.0
+LEFT_OVER_SECONDS = 15.0
 HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")  # they end with this process
 INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 EXAMPLES_INTERPRETED = 25  # an interpreted kernel is a hundred times slower

@@ -298,9 +298,9 @@ class ExchangeProcess:
         """Wait for a condition."""
         eventually(condition, lambda: f"{what}: {self.said()}")
 
-    def until_ended(self, child):
-        """Wait until a process of it is dead."""
-        self.until(lambda: ended(child), f"{child} goes on")
+    def until_ended(self, child, seconds):
+        """Wait until a process of it is dead, but not for long."""
+        eventually(lambda: ended(child), lambda: f"{child} goes on: {self.said()}", seconds)
 
     def until_said(self, text):
         """Wait until it has printed something."""

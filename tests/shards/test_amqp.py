@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ringpit.shards.amqp import BrokerRefused, Endpoint, Link, LinkState
 from ringpit.shards.wire import Properties, publish_frames, publish_method, read_properties
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 20.0
 SECRET = "do-not-print-this"  # noqa: S105 - made up here
 
 

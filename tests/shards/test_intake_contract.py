@@ -15,7 +15,7 @@ from ringpit.shards.ingress import INGRESS, Cell, IngressFeeder, IngressIntake
 from ringpit.shards.intake import RabbitIntake
 from ringpit.testing.fake_broker import FakeBroker, FakeIntake
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 20.0
 POSITION_FIRST = 3 << 40  # a ring of a third incarnation
 
 

@@ -28,7 +28,7 @@ from ringpit.wal.memory import MemoryLog
 from ringpit.wal.reader import recover
 from ringpit.wal.writer import BATCH_BYTES_LEAST, BatchWriter
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 30.0
 FIRST = first_position(3)
 SLOTS = 64
 

@@ -41,7 +41,7 @@ from ringpit.wal.writer import BatchWriter
 START_NS = 2_000_000_000_000_000_000
 MS = 1_000_000
 ORDERS = 12
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 30.0
 
 
 class Pace(NamedTuple):

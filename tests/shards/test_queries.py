@@ -29,7 +29,7 @@ from ringpit.shards.layout import (
 )
 from ringpit.shards.queries import Client, NoAnswer, NotRunning, ShardAway, Unknown
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 30.0
 SHORT_SECONDS = 0.05
 SHARDS = 2
 SIZES = {"events": 8, "orders": 1 << 12, "levels": 4_096, "keys": 256}

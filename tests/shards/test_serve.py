@@ -39,7 +39,7 @@ OWN_FIRST = first_position(5)  # of the journal and output rings
 TURNS_MAX = 10_000
 FAR_NS = 1 << 62  # a time that no clock of ours reaches
 TIMED_EVENT = 99  # no other order is in it
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 30.0
 
 
 class Rig:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "deploy" / "brokers"
 FOLDER_DEFAULT = ROOT / "build" / "brokers"
 COMMAND_SECONDS = 180
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 10.0
 REMEDY = "run `make brokers`, or name ones that run in RINGPIT_RABBITMQ_URL and RINGPIT_KAFKA_BOOTSTRAP"
 
 

@@ -35,7 +35,7 @@ from ringpit.shards.peers import Peers
 from ringpit.shards.worker import Worker
 from ringpit.wal.log import Log
 
-DEADLINE_SECONDS: Final = 60.0
+DEADLINE_SECONDS: Final = 30.0
 ROUTER_FIRST: Final = 7  # incarnation of the first router
 
 
