@@ -230,7 +230,7 @@ class KafkaView:
         counted = self._counted_offset, self.bytes_total
         consumer = Consumer(self.settings.client(CONSUMER))
         try:
-            low, high = self._watermarks(consumer)
+            low, high = _watermarks(consumer, self.settings, self.shard)
         except KafkaException as error:
             raise self._unavailable(error) from None
         finally:
@@ -247,7 +247,7 @@ class KafkaView:
         """The partition's low watermark: 0, or where a trim has cut it."""
         consumer = Consumer(self.settings.client(CONSUMER))
         try:
-            return self._watermarks(consumer)[0]
+            return _watermarks(consumer, self.settings, self.shard)[0]
         except KafkaException as error:
             raise self._unavailable(error) from None
         finally:
@@ -298,7 +298,7 @@ class KafkaView:
     def _seek(self, consumer: Consumer, position: int) -> int:
         """Assign the partition from an offset and return its end; a trimmed or a lost log is refused before."""
         partition = TopicPartition(self.settings.topic, self.shard, position)
-        low, high = self._watermarks(consumer)
+        low, high = _watermarks(consumer, self.settings, self.shard)
         if not low <= position <= high:
             reason = (
                 "the numbers are offsets; the partition was trimmed or lost records, or is another cluster's"
@@ -306,10 +306,6 @@ class KafkaView:
             raise LogGap(self.shard, position, low if position < low else high, self._where, reason)
         consumer.assign([partition])
         return high
-
-    def _watermarks(self, consumer: Consumer) -> tuple[int, int]:
-        """Offsets of the first record and behind the last one."""
-        return _watermarks(consumer, self.settings, self.shard)
 
     def _unavailable(self, cause: object) -> LogUnavailable:
         """The sentence for a Kafka that does not answer."""

@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from ringpit.wal.errors import BatchDamaged, LogFailed, LogGap, LogUnavailable
-from ringpit.wal.kafka import RECORD_BYTES_CEILING, KafkaLog, KafkaSettings, KafkaView
+from ringpit.wal.kafka import RECORD_BYTES_CEILING, KafkaLog, KafkaSettings, KafkaView, _watermarks
 
 NOBODY = "127.0.0.1:1"  # a port on which nothing listens
 
@@ -80,35 +80,26 @@ class Unready:
             raise KafkaException(KafkaError(self.code))
         return 0, partition.partition
 
-    def close(self):
-        """As a consumer has it."""
 
-
-def view_without_a_broker(seconds):
-    """A view that has not connected."""
-    view = KafkaView.__new__(KafkaView)
-    view.settings = KafkaSettings(
-        bootstrap_servers=NOBODY, topic="t", shards=8, connect_timeout_seconds=seconds
-    )
-    view.shard = 7
-    view._trouble = ""
-    return view
+def settings_of(seconds):
+    """Settings with so much patience."""
+    return KafkaSettings(bootstrap_servers=NOBODY, topic="t", shards=8, connect_timeout_seconds=seconds)
 
 
 @pytest.mark.parametrize("code", [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE])
 def test_a_broker_that_has_not_made_the_partition_yet_is_asked_again(monkeypatch, code):
     """Metadata names the leader of a new topic before that broker knows of it: asked again, within the time given."""
     monkeypatch.setattr("ringpit.wal.kafka.POLL_SECONDS", 0.001)
-    assert (0, 7) == view_without_a_broker(30)._watermarks(Unready(20, code))
+    assert (0, 7) == _watermarks(Unready(20, code), settings_of(30), 7)
     with pytest.raises(KafkaException, match=r"eader"):
-        view_without_a_broker(0.02)._watermarks(Unready(1_000_000, code))
+        _watermarks(Unready(1_000_000, code), settings_of(0.02), 7)
 
 
 def test_what_does_not_pass_by_itself_is_said_at_once():
     """A refusal that waiting does not mend is no reason to wait."""
     consumer = Unready(2, KafkaError.TOPIC_AUTHORIZATION_FAILED)
     with pytest.raises(KafkaException, match=r"uthorization"):
-        view_without_a_broker(30)._watermarks(consumer)
+        _watermarks(consumer, settings_of(30), 7)
     assert 1 == consumer.refusals
 
 
