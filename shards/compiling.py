@@ -23,11 +23,7 @@ from numba import config
 
 from ringpit.shards import warm
 
-PARTS: Final = (
-    "compile_engine",
-    "compile_last",
-    "compile_edge",
-)  # from the second on one after the other on two cores
+PARTS: Final = ("compile_engine", "compile_last", "compile_edge")
 SAY_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.1
 LARGEST: Final = (

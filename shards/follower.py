@@ -448,7 +448,7 @@ class Follower:
             self.segment.store(f"durable_position.{router}", int(self._known_positions[router]))
         self.segment.store("matched_seq", applied_seq)
         self.segment.store("in_hand_seq", applied_seq + rest)
-        # Its own comes with the claim; nothing that the old worker reported is contradicted, so its epoch serves as well.
+        # Nothing that the old worker reported is contradicted, and our own epoch comes only with the claim.
         self.segment.store("report_epoch", leader.load("report_epoch"))
         for router, head in enumerate(heads):
             self.segment.store(f"input_head.{router}", head)

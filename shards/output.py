@@ -89,9 +89,8 @@ class Output:
             rebuild(views.mirror)
             frame_ns = frame_ns_at(views.mirror, self.position)
             self.progress = np.array([load_cell(*views.confirmed_seq), INDEX_MAX, frame_ns], np.int64)
-        if (
-            early and views.mirror.cells[MirrorCell.EPOCH] != views.epoch
-        ):  # a follower that took over has lost nothing
+        # A follower that took over has lost nothing, and reports under its worker's epoch.
+        if early and views.mirror.cells[MirrorCell.EPOCH] != views.epoch:
             self._forget_above(load_cell(*views.durable_seq))  # P4
             views.mirror.cells[MirrorCell.EPOCH] = views.epoch
         # Pairs with the worker's `free_room`: now it may write; and with its `settled`: now it may take commands.

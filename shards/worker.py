@@ -224,9 +224,8 @@ class Worker:
         self.keeper = keeper_of(config, index, say, timed=not config.follower.enabled)
         self.log_facts: LogFacts | None = None  # None: a follower that has not claimed yet
         self.running_journal: Journal | None = None
-        self._provisional = (
-            self.config.output.release == "matched"
-        )  # and the publisher has perhaps more to forget
+        # The publisher has perhaps more to forget.
+        self._provisional = self.config.output.release == "matched"
         self._last_seq = 0  # matched, once what a start sends is sent
 
     def _word(self, word: str, value: int) -> None:

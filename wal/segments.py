@@ -49,9 +49,8 @@ from ringpit.wal.segment_files import (
 )
 
 LOCK_POLL_SECONDS: Final = 0.001
-SEGMENT_BYTES: Final = (
-    1 << 26
-)  # a file that has them is full: half a second to check at a start if its batches are small
+# A file that has them is full: half a second to check at a start if its batches are small.
+SEGMENT_BYTES: Final = 1 << 26
 FACTS_SECONDS: Final = 1.0  # a log that rests so long makes `synced` durable
 OFFSETS_USED: Final = OFFSETS - (1 << 35)  # of an epoch: no file begins behind it, and none is so long
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -39,9 +39,8 @@ import numpy as np
 from ringpit.engine.records import LAYOUT_VERSION, RULES_VERSION, dtype_of
 from ringpit.wal.errors import SnapshotDamaged, SnapshotFailed, SnapshotVersionMismatch
 
-SNAPSHOT_VERSION: Final = (
-    2  # of the tables below; 2: positions in segment files have 46 bits for the byte, not 40
-)
+# Of the tables below; 2: positions in segment files have 46 bits for the byte, not 40.
+SNAPSHOT_VERSION: Final = 2
 IDENTITY_BYTES_MAX: Final = 128
 DIGEST_DIGITS: Final = 32
 NAME_BYTES_MAX: Final = 32

@@ -61,7 +61,7 @@ def test_all_roles_may_die_in_one_run(exchange, make_flow):
 
 @pytest.mark.parametrize("more", ["", FOLLOWED], ids=["alone", "followed"])
 def test_what_is_released_early_and_lost_is_told_again(make_exchange, make_flow_on, more):
-    """Reports that leave before the log has them: what is told last is what was submitted, under epochs that only rise, also over restarts of all."""
+    """Reports that leave before the log has them: what stands in the end is what was submitted, under epochs that only rise, also over restarts of all."""
     exchange = make_exchange(EARLY + more).start()
     flow = make_flow_on(exchange, ORDERS, seed=16)
     names = [*EVERYBODY, "worker-0", "supervisor", "worker-1"]
