@@ -60,8 +60,13 @@ def test_all_roles_may_die_in_one_run(exchange, make_flow):
 
 
 @pytest.mark.parametrize("more", ["", FOLLOWED], ids=["alone", "followed"])
-def test_what_is_released_early_and_lost_is_told_again(make_exchange, make_flow_on, more):
-    """Reports that leave before the log has them: what stands in the end is what was submitted, under epochs that only rise, also over restarts of all."""
+def test_kills_where_reports_are_released_early(make_exchange, make_flow_on, more):
+    """
+    What stands in the end is what was submitted, under epochs that only rise, also over restarts of all.
+
+    Redelivery mostly gives lost commands their seqs again here; that others' reports are taken back is shown by
+    tests/simulation and tests/shards/test_publisher.py.
+    """
     exchange = make_exchange(EARLY + more).start()
     flow = make_flow_on(exchange, ORDERS, seed=16)
     names = [*EVERYBODY, "worker-0", "supervisor", "worker-1"]
