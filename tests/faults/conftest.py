@@ -164,6 +164,11 @@ def ended(child):
         return True
 
 
+def stopped(child):
+    """True if a process stands still until somebody resumes it."""
+    return child.status() == psutil.STATUS_STOPPED
+
+
 class ExchangeProcess:
     """`ringpit run` on a folder of this test's own; each `start` is another life on the same data."""
 
@@ -243,19 +248,21 @@ class ExchangeProcess:
     def held(self, but):
         """Stop every process of it that moves, but one, for the body: nothing else writes to shared memory then."""
         supervisor = psutil.Process(self.process.pid)
-        supervisor.suspend()  # first: it starts nobody any more
+        supervisor.suspend()  # first: it starts and kills nobody any more
         eventually(lambda: not self._being_born(), lambda: f"somebody has no name: {self.said()}")
         moving = [
             child
             for child in self.children_of_roles()
-            if child.pid != but.pid and child.status() != psutil.STATUS_STOPPED
+            if child.pid != but.pid and not (ended(child) or stopped(child))
         ]
         for child in moving:
             child.suspend()
+        for child in moving:
+            eventually(lambda: stopped(child), lambda: f"{child} moves: {self.said()}")  # noqa: B023 - it is called here
         try:
             yield
         finally:
-            for child in (supervisor, *moving):
+            for child in (*moving, supervisor):  # in this order nobody is killed for standing still
                 child.resume()
 
     def _being_born(self):
