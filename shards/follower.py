@@ -449,7 +449,8 @@ class Follower:
         self.segment.store("matched_seq", applied_seq)
         self.segment.store("in_hand_seq", applied_seq + rest)
         # Nothing that the old worker reported is contradicted, and our own epoch comes only with the claim.
-        self.segment.store("report_epoch", leader.load("report_epoch"))
+        for word in ("report_epoch", "report_epoch_seq"):
+            self.segment.store(word, leader.load(word))
         for router, head in enumerate(heads):
             self.segment.store(f"input_head.{router}", head)
             segment = self.peers.attach(Role.ROUTER, router)

@@ -98,6 +98,45 @@ BOARD_WORDS: Final = {  # besides incarnation and stop
     Role.FOLLOWER: ("take_over",),  # incarnation of a worker that is known to be dead
     Role.WORKER: ("careful",),  # up to this seq: one record at a time, because a worker died there
 }
+# Besides those for each router and lane. `followed_...` are what a worker tells its follower, `follows_...` what a follower tells
+# its worker. From `frozen_ns` on: when a take-over reached each point, and how far behind the follower was; the last two are told
+# of any start.
+WORKER_WORDS: Final = (
+    "pid",
+    "heartbeat",
+    "journal_heartbeat",
+    "state",
+    "epoch",
+    "matched_seq",
+    "in_hand_seq",
+    "trying_seq",
+    "durable_seq",
+    "log_position",
+    "busy_until_ns",
+    "followed_by",
+    "followed_from",
+    "follows",
+    "follows_position",
+    "continues",
+    "frozen_ns",
+    "lag_records",
+    "sequenced_ns",
+    "first_match_ns",
+    "first_durable_ns",
+    "journal_tail",
+    "journal_head",
+    "output_tail",
+    "events_count",
+    "orders_resting",
+    "log_bytes",
+    "recovered_seq",
+    "report_epoch",
+    "report_epoch_seq",
+    "replayed_seq",
+    "replay_to_seq",
+    "cpu_ns",
+    "journal_cpu_ns",
+)
 
 
 def board_layout(config: Config) -> SegmentLayout:
@@ -161,47 +200,8 @@ def router_layout(config: Config) -> SegmentLayout:
 
 
 def worker_layout(config: Config) -> SegmentLayout:
-    """
-    A worker's or a follower's words, its journal and output rings, its events, its histograms, its marks (marks.py) and its answers.
-
-    `followed_...` are what a worker tells its follower, `follows_...` what a follower tells its worker. From `frozen_ns`
-    on: when a take-over reached each point, and how far behind the follower was; the last two are told of any start.
-    """
-    words = [
-        "pid",
-        "heartbeat",
-        "journal_heartbeat",
-        "state",
-        "epoch",
-        "matched_seq",
-        "in_hand_seq",
-        "trying_seq",
-        "durable_seq",
-        "log_position",
-        "busy_until_ns",
-        "followed_by",
-        "followed_from",
-        "follows",
-        "follows_position",
-        "continues",
-        "frozen_ns",
-        "lag_records",
-        "sequenced_ns",
-        "first_match_ns",
-        "first_durable_ns",
-        "journal_tail",
-        "journal_head",
-        "output_tail",
-        "events_count",
-        "orders_resting",
-        "log_bytes",
-        "recovered_seq",
-        "report_epoch",
-        "replayed_seq",
-        "replay_to_seq",
-        "cpu_ns",
-        "journal_cpu_ns",
-    ]
+    """A worker's or a follower's words, its journal and output rings, its events, its histograms, its marks (marks.py) and its answers."""
+    words = list(WORKER_WORDS)
     for router in range(config.exchange.routers):
         words += [f"input_head.{router}", f"durable_position.{router}"]
     words += [f"answered.{lane}" for lane in range(LANES)]

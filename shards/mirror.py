@@ -84,7 +84,8 @@ class MirrorCell(IntEnum):
     APPLIED_INDEX = 2
     FRAME_NS = 3  # engine time of the frame in hand
     EPOCH = 4  # of the log, whose reports were applied; told only where they are released early
-    CLOCK = 5  # and 3 more: two pairs (head, engine time there); the pair whose head is the ring's head holds
+    EPOCH_SEQ = 5  # what lower epochs said of seqs above it is taken back
+    CLOCK = 6  # and 3 more: two pairs (head, engine time there); the pair whose head is the ring's head holds
 
 
 class Mirror(NamedTuple):

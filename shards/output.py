@@ -15,6 +15,8 @@ Invariants:
         matched it or a later one lies in the ring
     P4  release mode "matched": a worker takes no commands before we have forgotten what was sent of others that the
         log has lost, and whose seqs its own will have
+    P5  release mode "matched": a higher epoch takes back all that lower ones said above a seq, which each line names, and
+        says all above it again
 """
 
 from typing import NamedTuple
@@ -45,6 +47,7 @@ class ShardViews(NamedTuple):
     slots: np.ndarray  # REPORT x a power of two: the worker's output ring
     incarnation: int  # of the worker
     epoch: int  # of the log, in which its reports are true
+    epoch_seq: int  # reports above it are made again in that epoch
     tail: Word  # worker: where the ring ends, freezable
     durable_seq: Word  # worker: what the log has
     matched_seq: Word  # worker: what is matched, and all its reports published
@@ -78,7 +81,6 @@ class Output:
         self.views = views
         self.early = early
         self.words = render.words_of(views.slots)
-        self.script = render.make_script(shard, generation, epoch=views.epoch if early else 0)
         self.position: int = max(
             load_cell(*views.head), first_position(views.incarnation)
         )  # behind what was taken
@@ -91,8 +93,9 @@ class Output:
             self.progress = np.array([load_cell(*views.confirmed_seq), INDEX_MAX, frame_ns], np.int64)
         # A follower that took over has lost nothing, and reports under its worker's epoch.
         if early and views.mirror.cells[MirrorCell.EPOCH] != views.epoch:
-            self._forget_above(load_cell(*views.durable_seq))  # P4
-            views.mirror.cells[MirrorCell.EPOCH] = views.epoch
+            self._begin_epoch(load_cell(*views.durable_seq))  # P4
+        epoch, epoch_seq = views.mirror.cells[MirrorCell.EPOCH : MirrorCell.EPOCH_SEQ + 1].tolist()
+        self.script = render.make_script(shard, generation, epoch=epoch, epoch_seq=epoch_seq)
         # Pairs with the worker's `free_room`: now it may write; and with its `settled`: now it may take commands.
         release(*views.head, self.position)
 
@@ -136,17 +139,23 @@ class Output:
         if seq > word.cells[word.index]:  # plain: only this process writes it
             store_cell(*word, seq)  # pairs with the worker's acquire, which logs it and recovers from it
 
-    def _forget_above(self, durable_seq: int) -> None:
+    def _begin_epoch(self, durable_seq: int) -> None:
         """
-        Release mode "matched", in another epoch: what the log has not was sent, and is no longer true.
+        Release mode "matched", in another epoch: what was sent and the log has not is no longer true (P5).
 
-        What of the market data came of it nobody knows; it begins anew with the images that a worker sends first.
+        What is confirmed and in the log stands. Above that nobody knows which epoch's reports have arrived, so all are sent
+        again, as by a publisher that starts. What of the market data came of what is lost nobody knows either; it begins
+        anew with the images that a worker sends first.
         """
         views = self.views
-        if self.progress[Progress.SEQ] > durable_seq:
-            self.progress[Progress.SEQ], self.progress[Progress.INDEX] = durable_seq, INDEX_MAX
+        confirmed_seq = load_cell(*views.confirmed_seq)
+        if confirmed_seq > durable_seq:
+            store_cell(*views.confirmed_seq, durable_seq)  # pairs with the worker's acquire
+        # After a power cut our word knows nothing, and the log knows what was confirmed.
+        standing_seq = min(max(confirmed_seq, views.epoch_seq), durable_seq)
+        self.progress[Progress.SEQ], self.progress[Progress.INDEX] = standing_seq, INDEX_MAX
         if views.mirror.cells[MirrorCell.APPLIED_SEQ] > durable_seq:
             clear(views.mirror)
-        if load_cell(*views.confirmed_seq) > durable_seq:
-            store_cell(*views.confirmed_seq, durable_seq)  # pairs with the worker's acquire
         views.timing.measured[0] = min(views.timing.measured[0], durable_seq)
+        views.mirror.cells[MirrorCell.EPOCH] = views.epoch
+        views.mirror.cells[MirrorCell.EPOCH_SEQ] = standing_seq

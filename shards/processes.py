@@ -379,6 +379,7 @@ def views_of(config: Config, shard: int, own: Segment, worker: Segment, board: S
         slots=worker.region("output"),
         incarnation=worker.incarnation,
         epoch=worker.load("report_epoch"),
+        epoch_seq=worker.load("report_epoch_seq"),
         tail=word(worker, "output_tail"),
         durable_seq=word(worker, "durable_seq"),
         matched_seq=word(worker, "matched_seq"),

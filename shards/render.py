@@ -138,17 +138,18 @@ class Script(NamedTuple):
     program: np.ndarray  # int64 x programs x steps x 3: text, what to write behind it, word of the report
 
 
-def make_script(shard: int, generation: int, *, epoch: int = 0) -> Script:
+def make_script(shard: int, generation: int, *, epoch: int = 0, epoch_seq: int = 0) -> Script:
     """
     Texts and programs for one shard.
 
     Args:
         epoch: Above 0: reports are released before the log has them; each line says so ("Provisional",
             "Epoch"), as what a crash takes from the log may come again with other content.
+        epoch_seq: What lower epochs said of seqs above it is taken back ("EpochSeq").
     """
     where = f',"Shard":{shard},"Generation":{generation}'
     if epoch:
-        where += f',"Provisional":true,"Epoch":{epoch}'
+        where += f',"Provisional":true,"Epoch":{epoch},"EpochSeq":{epoch_seq}'
     texts = [*TEXTS, f'{where},"Kind":"Price"', f'{where},"Kind":"Book"']
     for name, members, spelled in ENUMS:
         names = {int(member): f',"{name}":"{spelled(member.name)}"' for member in members}

@@ -73,6 +73,7 @@ class Replay:
                 slots=self._ring,
                 incarnation=0,
                 epoch=0,
+                epoch_seq=0,
                 tail=words[TAIL],
                 durable_seq=words[DURABLE],
                 matched_seq=words[MATCHED],

@@ -182,6 +182,7 @@ def warm_publisher(cells: np.ndarray, output: np.ndarray) -> None:
             slots=output,
             incarnation=0,
             epoch=0,
+            epoch_seq=0,
             tail=Word(words, 0),
             durable_seq=Word(words, 1),
             matched_seq=Word(words, 2),

@@ -364,6 +364,7 @@ class Worker:
         # A log in memory begins anew with each worker, and its epochs with it.
         lasts = self.config.log.kind != "memory"
         self._word("report_epoch", state.epoch if lasts else self.segment.incarnation)
+        self._word("report_epoch_seq", told_seq)
         self._word("matched_seq", told_seq)  # the publisher confirms up to it as soon as the ring is empty
         self._word("orders_resting", int(self.tables.cells[Cell.ORDERS_USED]))
         self.show_events()

@@ -356,8 +356,8 @@ class ExchangeProcess:
         """
         An output file's lines as dictionaries, each identity once, in the order of the log; equal if they repeat.
 
-        Of provisional ones what stands: a shard's epochs never fall, and the first report of a higher one takes back all that
-        lower ones said from there on.
+        Of provisional ones what stands: a shard's epochs never fall, and a higher one takes back what lower ones said above its
+        EpochSeq.
         """
         kept, newest = {}, Counter()
         for line in (self.data / "out" / f"{stem}.ndjson").read_bytes().splitlines():
@@ -366,7 +366,11 @@ class ExchangeProcess:
             epoch = fields.get("Epoch", 0)
             assert epoch >= newest[fields["Shard"]]
             if epoch > newest[fields["Shard"]]:
-                kept = {known: kept[known] for known in kept if known[:2] != identity[:2] or known < identity}
+                kept = {
+                    known: kept[known]
+                    for known in kept
+                    if known[:2] != identity[:2] or known[2] <= fields["EpochSeq"]
+                }
             newest[fields["Shard"]] = epoch
             assert kept.setdefault(identity, fields) == fields
         return [kept[identity] for identity in sorted(kept)]

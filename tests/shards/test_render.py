@@ -176,7 +176,7 @@ def test_price_too_large_is_told_in_ticks_only(ticks):
 @pytest.mark.parametrize("money", [0, ReportFlag.MONEY])
 def test_longest_line_fits(money):
     """No report is longer than the room that is kept for it."""
-    script = render.make_script((1 << 63) - 1, (1 << 63) - 1, epoch=(1 << 63) - 1)
+    script = render.make_script((1 << 63) - 1, (1 << 63) - 1, epoch=(1 << 63) - 1, epoch_seq=(1 << 63) - 1)
     mirror = mirror_of(1, 18)
     slots = np.zeros(16, REPORT)
     slots["kind"][: len(KINDS)] = KINDS
@@ -197,11 +197,13 @@ def test_longest_line_fits(money):
 
 
 def test_early_release_is_told():
-    """Before the log has them, reports say that they are provisional, and in which life of the worker."""
+    """Before the log has them, reports say that they are provisional, and above which seq they take back what was said before."""
     slots = np.zeros(1, REPORT)
     slots["kind"] = ReportKind.ACCEPTED
-    line = lines_of(render.make_script(0, 1, epoch=9), mirror_of(0, 0), slots, feed.allocate_picks(1), 1)
-    assert {"Provisional": True, "Epoch": 9}.items() <= json.loads(line).items()
+    line = lines_of(
+        render.make_script(0, 1, epoch=9, epoch_seq=4), mirror_of(0, 0), slots, feed.allocate_picks(1), 1
+    )
+    assert {"Provisional": True, "Epoch": 9, "EpochSeq": 4}.items() <= json.loads(line).items()
 
 
 @given(seed=st.integers(0, 1 << 30), apart=st.booleans())
@@ -373,7 +375,7 @@ def test_widest_quote_fits():
     slots[:99] = levels
     assert 99 == apply(mirror, slots, 0, 99)
     record["seq"] = record["updated_ns"] = -(1 << 63)
-    script = render.make_script((1 << 63) - 1, (1 << 63) - 1, epoch=(1 << 63) - 1)
+    script = render.make_script((1 << 63) - 1, (1 << 63) - 1, epoch=(1 << 63) - 1, epoch_seq=(1 << 63) - 1)
     for depth in (0, 1, 40):
         room_bytes = quotes.quote_bytes_max(depth)
         out = np.zeros(room_bytes + SLACK_BYTES, np.uint8)

@@ -35,6 +35,7 @@ class OutputRing:
         self.head = word()
         self.confirmed_seq = word()
         self.timing = no_timing()
+        self.epoch_seq = 0
 
     def tell(self, commands: np.ndarray, *, durable: bool = True) -> np.ndarray:
         """Match commands and publish what they cause; the reports."""
@@ -62,6 +63,7 @@ class OutputRing:
             slots=self.slots,
             incarnation=self.incarnation,
             epoch=self.incarnation,
+            epoch_seq=self.epoch_seq,
             tail=self.tail,
             durable_seq=self.durable_seq,
             matched_seq=self.matched_seq,

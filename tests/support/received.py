@@ -10,7 +10,7 @@ A report is known by its identity (generation, shard, seq, index). One that come
 """
 
 from collections import defaultdict
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,6 +29,15 @@ ORDER_KINDS: Final = {  # reports about an order
 }
 ADDRESSED: Final = ORDER_KINDS | {ReportKind.MASS_CANCELED}  # and those that have an account, too
 FILL_FLAGS: Final = {"Transfer": 0, "Mint": int(ReportFlag.MINT), "Burn": int(ReportFlag.BURN)}
+
+
+class Told(NamedTuple):
+    """A report, and where it is provisional under which epoch, which takes back what lower ones said above a seq."""
+
+    shard: int
+    report: Any
+    epoch: int = 0
+    epoch_seq: int = 0
 
 
 class Line(msgspec.Struct, rename="pascal", forbid_unknown_fields=True):
@@ -65,6 +74,9 @@ class Line(msgspec.Struct, rename="pascal", forbid_unknown_fields=True):
     orders_canceled: int = 0
     first_seq: int = 0
     commands: int = 0
+    provisional: bool = False
+    epoch: int = 0
+    epoch_seq: int = 0
 
     def report(self) -> Any:
         """The report that the line tells of."""
@@ -150,8 +162,8 @@ class Received:
                     newest[line["Event"]] = line
             return
         streams = self.reports if topic == "reports" else self.trades
-        for shard, report in decoded(content_type, body, message_id):
-            self._keep(streams[shard], report, counts=topic == "reports")
+        for told in decoded(content_type, body, message_id):
+            self._keep(streams[told.shard], told.report, counts=topic == "reports")
 
     def _keep(self, stream: dict[tuple[int, int], Any], report: Any, *, counts: bool) -> None:
         """Keep a report that is new; look that one that is not says the same."""
@@ -198,12 +210,12 @@ class Received:
         return said
 
 
-def decoded(content_type: str, body: bytes, message_id: str) -> list[tuple[int, Any]]:
-    """(shard, report) of each line or record of a message. Raises ValueError for another content type."""
+def decoded(content_type: str, body: bytes, message_id: str) -> list[Told]:
+    """Each line or record of a message. Raises ValueError for another content type."""
     if content_type == JSON_LINES:
         lines = [DECODER.decode(text) for text in body.splitlines()]
-        return [(line.shard, line.report()) for line in lines]
+        return [Told(line.shard, line.report(), line.epoch, line.epoch_seq) for line in lines]
     if content_type != PACKED:
         raise ValueError(f"reports must be {JSON_LINES} or {PACKED}, were {content_type!r}")
     shard = int(message_id.split("-")[1])
-    return [(shard, Report(*row)) for row in np.frombuffer(body, REPORT).tolist()]
+    return [Told(shard, Report(*row)) for row in np.frombuffer(body, REPORT).tolist()]

@@ -25,10 +25,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from ringpit.engine.records import REPORT
 from ringpit.shards.delivery import Delivery, Key, Tags
 from ringpit.shards.packed import CONTENT_TYPE
 from ringpit.shards.sinks import Identity, Payload, Token
+from ringpit.testing.received import Told, decoded
 from ringpit.wal.errors import LogFailed
 from ringpit.wal.log import Entry
 from ringpit.wal.memory import MemoryLog
@@ -335,7 +335,7 @@ class Outlet:
     def __init__(self, random: Random) -> None:
         """Nothing received."""
         self.random = random
-        self.received: list[tuple[int, Any]] = []  # shard, REPORT array, in the order of arrival
+        self.received: list[Told] = []  # in the order of arrival
         self.sink: OutletSink | None = None
         self.away = False
 
@@ -354,7 +354,7 @@ class Outlet:
         if isinstance(item, Token):
             sink.arrived.append(item)
         else:
-            self.received.append(item)
+            self.received += item
 
     def part(self, sink: "OutletSink") -> None:
         """A publisher is dead; some of what it has sent still arrives."""
@@ -369,7 +369,7 @@ class OutletSink:
 
     addressed = False
 
-    def __init__(self, outlet: Outlet, sending: Callable[[int, np.ndarray], None]) -> None:
+    def __init__(self, outlet: Outlet, sending: Callable[[list[Told]], None]) -> None:
         """Become the publisher that the outlet hears."""
         self._sending = sending
         self.wire: deque[Any] = deque()
@@ -378,12 +378,12 @@ class OutletSink:
         outlet.sink = self
 
     def reports(
-        self, _account: int, payload: Payload, _count: int, _content_type: str, identity: Identity
+        self, _account: int, payload: Payload, _count: int, content_type: str, identity: Identity
     ) -> None:
         """Send a cycle's reports."""
-        records = np.frombuffer(bytes(payload), REPORT)
-        self._sending(identity.shard, records)
-        self.wire.append((identity.shard, records))
+        told = decoded(content_type, bytes(payload), "-".join(map(str, identity)))
+        self._sending(told)
+        self.wire.append(told)
 
     def trades(self, *_message: object) -> None:
         """Not looked at: a trade is told with the reports of its parties, too."""

@@ -31,7 +31,8 @@ from ringpit.shards.directory import Directory
 from ringpit.shards.packed import view
 from ringpit.shards.router import body_hash
 from ringpit.shards.worker import Replay
-from ringpit.testing.naive import NaiveExchange, Report, named
+from ringpit.testing.naive import NaiveExchange, named
+from ringpit.testing.received import Told
 from ringpit.testing.simulated_brokers import LogStore, Message, Queue, is_whole
 from ringpit.wal.batch import HEADER, HEADER_BYTES, BatchKind
 
@@ -127,21 +128,20 @@ class Judge:
         """A publisher may send again what another has sent."""
         self._sent.clear()
 
-    def sending(self, shard: int, reports: np.ndarray) -> None:
+    def sending(self, told: list[Told]) -> None:
         """J2."""
         if self._early:
             return
-        last_seq = int(reports["seq"].max())
-        for seq, number in zip(reports["seq"].tolist(), reports["index"].tolist(), strict=True):
-            if (seq, number) <= self._sent.get(shard, (0, 0)):
-                raise Broken(f"shard {shard}: report {(seq, number)} is sent a second time by one publisher")
-            self._sent[shard] = (seq, number)
-        if last_seq > len(self._history(shard).records):
-            raise Broken(
-                f"a report of seq {last_seq} leaves, and the log of shard {shard} ends at {len(self._history(shard).records)}"
-            )
+        for shard, report, _, _ in told:
+            identity = (report.seq, report.index)
+            if identity <= self._sent.get(shard, (0, 0)):
+                raise Broken(f"shard {shard}: report {identity} is sent a second time by one publisher")
+            self._sent[shard] = identity
+            end = len(self._history(shard).records)
+            if report.seq > end:
+                raise Broken(f"a report of seq {report.seq} leaves, and the log of shard {shard} ends at {end}")
 
-    def settled(self, shard: int, received: list[tuple[int, Any]], digests: dict[str, str]) -> None:
+    def settled(self, shard: int, received: list[Told], digests: dict[str, str]) -> None:
         """J3 to J5, for one shard."""
         log = self.logs[shard]
         history = History().read_to(log.batches, len([batch for batch in log.batches if is_whole(batch)]))
@@ -194,22 +194,26 @@ class Judge:
                     else f"shard {shard}: deliveries are not in the order of their queue"
                 )
 
-    def _compare(self, shard: int, wanted: list[Any], received: list[tuple[int, Any]]) -> None:
-        """J4; where reports may be taken back, one that is told again takes back itself and all behind it."""
+    def _compare(self, shard: int, wanted: list[Any], received: list[Told]) -> None:
+        """J4; a higher epoch takes back what lower ones told above the seq that it names."""
         kept: dict[tuple[int, int], Any] = {}
-        newest = (0, 0)
-        for row in (row for at, reports in received if at == shard for row in reports.tolist()):
-            report = Report(*row)
+        newest, newest_epoch = (0, 0), 0
+        for _, report, epoch, epoch_seq in (told for told in received if told.shard == shard):
             identity = (report.seq, report.index)
-            if self._early and identity <= newest:
-                kept = {known: kept[known] for known in kept if known < identity}
-            elif identity in kept:
+            if epoch < newest_epoch:
+                raise Broken(
+                    f"shard {shard}: report {identity} of epoch {epoch} came behind epoch {newest_epoch}"
+                )
+            if epoch > newest_epoch:
+                kept = {(seq, index): kept[seq, index] for seq, index in kept if seq <= epoch_seq}
+                newest, newest_epoch = max(kept, default=(0, 0)), epoch
+            if identity in kept:
                 if kept[identity] != report:
                     raise Broken(
                         f"shard {shard}: report {identity} was contradicted: {kept[identity]}, {report}"
                     )
                 continue
-            elif identity < newest:
+            if identity < newest:
                 raise Broken(f"shard {shard}: report {identity} came behind {newest}")
             newest = identity
             kept[identity] = report
@@ -217,7 +221,7 @@ class Judge:
             if kept.get((report.seq, report.index)) != report:
                 found = kept.get((report.seq, report.index))
                 raise Broken(f"shard {shard}: expected {report}, received {found}")
-        if len(kept) != len(wanted) and not self._early:  # a lost command may have nothing in its place
+        if len(kept) != len(wanted):
             raise Broken(f"shard {shard}: {len(kept) - len(wanted)} reports too many")
 
     def replayed(self, history: History) -> str:

@@ -26,7 +26,6 @@ from random import Random
 from typing import Any, Final
 
 import greenlet
-import numpy as np
 
 from ringpit.engine.digest import digest
 from ringpit.shards import supervisor
@@ -47,6 +46,7 @@ from ringpit.shards.sections import Exchange, Follower, LimitsConfig, Log, Outpu
 from ringpit.shards.sections import Snapshots as SnapshotsConfig
 from ringpit.shards.worker import Worker
 from ringpit.testing.memory import Memory
+from ringpit.testing.received import Told
 from ringpit.testing.rewiring import Changes, rewired
 from ringpit.testing.schedule import START_NS, Process, Schedule
 from ringpit.testing.simulated_brokers import (
@@ -75,6 +75,7 @@ PACES: Final = (0.03, 0.1, 0.35)  # things that a broker moves over its wire in 
 QUIET_PACE: Final = 0.5
 RELEASES: Final = ("durable", "matched")
 RELEASE_WEIGHTS: Final = (4, 1)
+ENCODINGS: Final = {"durable": "packed", "matched": "json"}  # only lines tell an epoch
 FOLLOWED_SHARES: Final = {"durable": 0.7, "matched": 0.3}
 CYCLES: Final = (3, 40, 4_096)  # reports that a publisher takes at once
 CAREFUL_STEPS: Final = tuple(step for step in Step if step is not Step.NOWHERE)
@@ -100,7 +101,7 @@ def config_of(random: Random) -> Config:
         ),
         output=Output(
             sink="none",
-            encoding="packed",
+            encoding=ENCODINGS[release],  # type: ignore[arg-type]  # one of two
             release=release,  # type: ignore[arg-type]  # one of two
         ),
         log=Log(kind="kafka"),
@@ -394,8 +395,8 @@ class World:
     def _acknowledging(self, message: Message) -> None:
         self._judged(lambda: self.judge.acknowledging(message))
 
-    def _sending(self, shard: int, reports: np.ndarray) -> None:
-        self._judged(lambda: self.judge.sending(shard, reports))
+    def _sending(self, told: list[Told]) -> None:
+        self._judged(lambda: self.judge.sending(told))
 
     def _judged(self, look: Callable[[], None]) -> None:
         """Have the judge look at something, and stop the run if it is wrong."""
