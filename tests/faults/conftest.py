@@ -38,6 +38,7 @@ from ringpit.shards.flow import flow
 from ringpit.shards.layout import Role, prefix
 from ringpit.shards.packed import CONTENT_TYPE, encode
 from ringpit.shards.peers import Peers
+from ringpit.testing.descent import named_children
 from ringpit.testing.naive import NaiveExchange
 
 RINGPIT = Path(sys.executable).with_name("ringpit")
@@ -213,10 +214,7 @@ class ExchangeProcess:
 
     def children(self):
         """Name to process of everything that it started and that lives: routers, workers, publisher and their server."""
-        try:
-            return {child.name(): child for child in psutil.Process(self.process.pid).children(recursive=True)}
-        except psutil.NoSuchProcess:
-            return {}
+        return dict(named_children(self.process.pid))
 
     def child(self, name):
         """A role's process by its name, as soon as it is there."""
@@ -267,16 +265,14 @@ class ExchangeProcess:
 
     def _being_born(self):
         """Children of the fork server that do not have their names yet."""
-        supervisor = psutil.Process(self.process.pid)
-        helpers = {child.pid for child in supervisor.children()}
-        known = {child.pid for child in self.children_of_roles()} | helpers
-        return [child for child in supervisor.children(recursive=True) if child.pid not in known]
+        helpers = psutil.Process(self.process.pid).children()
+        known = {child.pid for child in (*helpers, *self.children_of_roles())}
+        return [child for _, child in named_children(self.process.pid) if child.pid not in known]
 
     def children_of_roles(self):
         """Every process of a role, two of one name while a worker is taken over."""
         labels = {role.label for role in Role}
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if child.name().partition("-")[0] in labels]
+        return [child for name, child in named_children(self.process.pid) if name.partition("-")[0] in labels]
 
     def memory_but(self, name):
         """Name to content of every segment but one."""

@@ -43,6 +43,7 @@ from ringpit.shards.processes import open_log
 from ringpit.shards.rerun import first_snapshot, tables_of
 from ringpit.shards.topology import resolved
 from ringpit.shards.worker import Replay
+from ringpit.testing.descent import named_children
 from ringpit.testing.submissions import Submission
 from ringpit.wal.reader import FIRST, Reader, recover
 
@@ -146,8 +147,7 @@ class RunningExchange:
         found: list[psutil.Process] = []
 
         def running() -> bool:
-            children = psutil.Process(self._running().pid).children(recursive=True)
-            found[:] = [child for child in children if child.name() == name]
+            found[:] = [child for called, child in named_children(self._running().pid) if called == name]
             return bool(found)
 
         self.wait_for(running, START_SECONDS, lambda: f"no process is called {name}")
@@ -160,7 +160,7 @@ class RunningExchange:
     def kill_supervisor(self) -> None:
         """End its supervisor alone, as a crash would; returns when all its children have followed it."""
         process = self._running()
-        children = psutil.Process(process.pid).children(recursive=True)
+        children = [child for _, child in named_children(process.pid)]
         process.kill()
         process.wait()
         psutil.wait_procs(children, STOP_SECONDS)

@@ -1,0 +1,18 @@
+"""What a process has started, looked at while it changes: whoever is gone before it was asked is left out."""
+
+import contextlib
+
+import psutil
+
+
+def named_children(pid: int) -> list[tuple[str, psutil.Process]]:
+    """(name, process) of everything that a process started, and that these started; of what is dead too until it is buried."""
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    named = []
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            named.append((child.name(), child))
+    return named
