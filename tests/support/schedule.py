@@ -71,13 +71,13 @@ class Process:
 class Thread:
     """One thread of a process."""
 
-    def __init__(self, process: Process, main: Callable[[], None], speed: float) -> None:
-        """Begins at its first turn."""
+    def __init__(self, process: Process, main: Callable[[], None], speed: float, hub: Any) -> None:
+        """Begins at its first turn. When it ends, `hub` goes on, and not whoever started it."""
         self.process = process
         self.speed = speed  # beside the process's own
         self.left = 0  # accesses until it has to let others run
         self.wake_ns = 0
-        self.greenlet = greenlet.greenlet(main)
+        self.greenlet = greenlet.greenlet(main, hub)
 
 
 class Schedule:
@@ -112,7 +112,7 @@ class Schedule:
 
     def start(self, process: Process, main: Callable[[], None]) -> None:
         """Another thread of a process."""
-        self.threads.append(Thread(process, main, self.random.choice(THREAD_SPEEDS)))
+        self.threads.append(Thread(process, main, self.random.choice(THREAD_SPEEDS), self._hub))
 
     @property
     def running(self) -> Process:
