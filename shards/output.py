@@ -17,6 +17,8 @@ Invariants:
         log has lost, and whose seqs its own will have
     P5  release mode "matched": a higher epoch takes back all that lower ones said above a seq, which each line names, and
         says all above it again
+    P6  a report's frame time is known wherever a publisher begins: it is kept beside each head, and a follower's ring begins
+        where the head in its worker's ring was
 """
 
 from typing import NamedTuple
@@ -81,21 +83,23 @@ class Output:
         self.views = views
         self.early = early
         self.words = render.words_of(views.slots)
-        self.position: int = max(
-            load_cell(*views.head), first_position(views.incarnation)
-        )  # behind what was taken
+        head = load_cell(*views.head)
+        self.position: int = max(head, first_position(views.incarnation))  # behind what was taken
         self.tokens = 0  # barriers of this ring that are not confirmed
+        # A follower's ring goes on behind our head in its worker's ring, maybe in the middle of a frame (P6).
+        frame_ns = frame_ns_at(views.mirror, head)
         if before is not None:
             self.progress: np.ndarray = before.progress
         else:
             rebuild(views.mirror)
-            frame_ns = frame_ns_at(views.mirror, self.position)
             self.progress = np.array([load_cell(*views.confirmed_seq), INDEX_MAX, frame_ns], np.int64)
         # A follower that took over has lost nothing, and reports under its worker's epoch.
         if early and views.mirror.cells[MirrorCell.EPOCH] != views.epoch:
             self._begin_epoch(load_cell(*views.durable_seq))  # P4
         epoch, epoch_seq = views.mirror.cells[MirrorCell.EPOCH : MirrorCell.EPOCH_SEQ + 1].tolist()
         self.script = render.make_script(shard, generation, epoch=epoch, epoch_seq=epoch_seq)
+        if self.position != head:
+            remember_frame_ns(views.mirror, self.position, frame_ns)
         # Pairs with the worker's `free_room`: now it may write; and with its `settled`: now it may take commands.
         release(*views.head, self.position)
 

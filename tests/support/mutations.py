@@ -115,6 +115,8 @@ SEEDS: Final = {  # mutation to a seed that it breaks
     "only what the log has lost is taken back": 1_661,
     "what is taken back is not said again": 2,
     "commands are taken before what is lost is taken back": 4_578,
+    "a follower's ring begins without a time": 583,
+    "the time at which a ring begins is not kept": 737,
     "confirmed when sent": 1,
     "a confirmed seq ahead of its reports": 1,
     "reports are not made again": 1,
@@ -208,6 +210,7 @@ def rules() -> dict[str, Mutation]:
         **rules_of_the_log(),
         **rules_of_rings(),
         **rules_of_take_over(),
+        **rules_of_early_release(),
         **rules_of_output(),
     }
 
@@ -395,6 +398,49 @@ def rules_of_take_over() -> dict[str, Mutation]:
     }  # fmt: skip
 
 
+def rules_of_early_release() -> dict[str, Mutation]:
+    """What holds where reports leave before the log has their commands."""
+    return {
+        "what the log has lost is not taken back": Mutation(
+            'Released before the log has them ("matched"), reports are provisional, and may be contradicted.',
+            (
+                Edit(
+                    output,
+                    "Output._begin_epoch",
+                    "cells[MirrorCell.EPOCH_SEQ] = standing_seq",
+                    "cells[MirrorCell.EPOCH_SEQ] = INT64_MAX",
+                ),
+            ),
+        ),
+        "only what the log has lost is taken back": Mutation(
+            "P5: a higher epoch takes back all that lower ones said above what is confirmed, and says it again.",
+            (
+                Edit(
+                    output,
+                    "Output._begin_epoch",
+                    "cells[MirrorCell.EPOCH_SEQ] = standing_seq",
+                    "cells[MirrorCell.EPOCH_SEQ] = durable_seq",
+                ),
+            ),
+        ),
+        "what is taken back is not said again": Mutation(
+            "P5: a higher epoch takes back all that lower ones said above what is confirmed, and says it again.",
+            (
+                Edit(
+                    output,
+                    "Output._begin_epoch",
+                    "self.progress[Progress.SEQ], self.progress[Progress.INDEX] = standing_seq, INDEX_MAX",
+                    "pass",
+                ),
+            ),
+        ),
+        "commands are taken before what is lost is taken back": Mutation(
+            "P4: a worker takes no commands before the publisher has forgotten what was sent of others.",
+            (Edit(worker, "Worker.settled", "self._provisional and not self._taken_up()", "False"),),
+        ),
+    }
+
+
 def rules_of_output() -> dict[str, Mutation]:
     """What the publisher promises."""
     return {
@@ -412,21 +458,13 @@ def rules_of_output() -> dict[str, Mutation]:
             (Edit(output, "Output.__init__", "self.progress: np.ndarray = before.progress",
                   "self.progress: np.ndarray = np.array([load_cell(*views.confirmed_seq), INDEX_MAX, 0], np.int64)"),),
         ),
-        "what the log has lost is not taken back": Mutation(
-            'Released before the log has them ("matched"), reports are provisional, and may be contradicted.',
-            (Edit(output, "Output._begin_epoch", "cells[MirrorCell.EPOCH_SEQ] = standing_seq", "cells[MirrorCell.EPOCH_SEQ] = INT64_MAX"),),
+        "a follower's ring begins without a time": Mutation(
+            "P6: a report's frame time is known wherever a publisher begins.",
+            (Edit(output, "Output.__init__", "frame_ns_at(views.mirror, head)", "frame_ns_at(views.mirror, self.position)"),),
         ),
-        "only what the log has lost is taken back": Mutation(
-            "P5: a higher epoch takes back all that lower ones said above what is confirmed, and says it again.",
-            (Edit(output, "Output._begin_epoch", "cells[MirrorCell.EPOCH_SEQ] = standing_seq", "cells[MirrorCell.EPOCH_SEQ] = durable_seq"),),
-        ),
-        "what is taken back is not said again": Mutation(
-            "P5: a higher epoch takes back all that lower ones said above what is confirmed, and says it again.",
-            (Edit(output, "Output._begin_epoch", "self.progress[Progress.SEQ], self.progress[Progress.INDEX] = standing_seq, INDEX_MAX", "pass"),),
-        ),
-        "commands are taken before what is lost is taken back": Mutation(
-            "P4: a worker takes no commands before the publisher has forgotten what was sent of others.",
-            (Edit(worker, "Worker.settled", "self._provisional and not self._taken_up()", "False"),),
+        "the time at which a ring begins is not kept": Mutation(
+            "P6: a report's frame time is kept beside each head.",
+            (Edit(output, "Output.__init__", "if self.position != head:", "if False:"),),
         ),
         "a batch confirms what it has not": Mutation(
             "W3: no batch calls a seq confirmed that lies behind its own end.",

@@ -32,10 +32,11 @@ FILL_FLAGS: Final = {"Transfer": 0, "Mint": int(ReportFlag.MINT), "Burn": int(Re
 
 
 class Told(NamedTuple):
-    """A report, and where it is provisional under which epoch, which takes back what lower ones said above a seq."""
+    """A report, its engine time if that was told, and where it is provisional under which epoch, which takes back what lower ones said above a seq."""
 
     shard: int
     report: Any
+    time_ns: int = 0
     epoch: int = 0
     epoch_seq: int = 0
 
@@ -214,7 +215,7 @@ def decoded(content_type: str, body: bytes, message_id: str) -> list[Told]:
     """Each line or record of a message. Raises ValueError for another content type."""
     if content_type == JSON_LINES:
         lines = [DECODER.decode(text) for text in body.splitlines()]
-        return [Told(line.shard, line.report(), line.epoch, line.epoch_seq) for line in lines]
+        return [Told(line.shard, line.report(), line.time, line.epoch, line.epoch_seq) for line in lines]
     if content_type != PACKED:
         raise ValueError(f"reports must be {JSON_LINES} or {PACKED}, were {content_type!r}")
     shard = int(message_id.split("-")[1])

@@ -14,7 +14,8 @@ and when it has settled:
 
     J3  every delivery has its frame on each shard that it touches, whole, and the frames that count come in the order of
         their queue
-    J4  the reports that came out are those of the naive exchange, each told once or the same again, in order
+    J4  the reports that came out are those of the naive exchange, with their frame's time, each told once or the same again,
+        in order
     J5  books: the naive exchange, the worker, its follower and a replay of the log have one digest
 """
 
@@ -132,7 +133,7 @@ class Judge:
         """J2."""
         if self._early:
             return
-        for shard, report, _, _ in told:
+        for shard, report, *_ in told:
             identity = (report.seq, report.index)
             if identity <= self._sent.get(shard, (0, 0)):
                 raise Broken(f"shard {shard}: report {identity} is sent a second time by one publisher")
@@ -152,8 +153,8 @@ class Judge:
             if found != naive.digest():
                 raise Broken(f"shard {shard}: the books of {name} are not those of the naive exchange")
 
-    def _played(self, shard: int, history: History) -> tuple[NaiveExchange, list[Any]]:
-        """J3, and what the naive exchange says to the submitted commands in the log's order."""
+    def _played(self, shard: int, history: History) -> tuple[NaiveExchange, list[tuple[Any, int]]]:
+        """J3, and what the naive exchange says to the submitted commands in the log's order, with the time of each frame."""
         bodies = {
             (*message.key, body_hash(message.body)): message.body
             for queue in self.queues
@@ -161,7 +162,7 @@ class Judge:
             if message.valid
         }
         naive = NaiveExchange(self.limits, market_data=True)
-        told: list[Any] = []
+        told: list[tuple[Any, int]] = []
         order: list[tuple[int, int]] = []
         at = 0
         while at < len(history.records):
@@ -174,10 +175,11 @@ class Judge:
                 if submitted is None or submitted.tobytes() != logged.tobytes():
                     raise Broken(f"shard {shard}: a frame at seq {at + 1} is not as it was submitted")
                 order.append(name[:2])
-            told += naive.run([named(marker), *map(named, logged)])
+            said = naive.run([named(marker), *map(named, logged)])
+            told += [(report, int(marker["engine_ns"])) for report in said if report.kind < LEVEL]
             at += 1 + count
         self._require_order(shard, list(dict.fromkeys(order)))
-        return naive, [report for report in told if report.kind < LEVEL]
+        return naive, told
 
     def _require_order(self, shard: int, order: list[tuple[int, int]]) -> None:
         """J3: first frames of keys come as the queues took them."""
@@ -194,11 +196,12 @@ class Judge:
                     else f"shard {shard}: deliveries are not in the order of their queue"
                 )
 
-    def _compare(self, shard: int, wanted: list[Any], received: list[Told]) -> None:
+    def _compare(self, shard: int, wanted: list[tuple[Any, int]], received: list[Told]) -> None:
         """J4; a higher epoch takes back what lower ones told above the seq that it names."""
         kept: dict[tuple[int, int], Any] = {}
         newest, newest_epoch = (0, 0), 0
-        for _, report, epoch, epoch_seq in (told for told in received if told.shard == shard):
+        for _, report, time_ns, epoch, epoch_seq in (told for told in received if told.shard == shard):
+            said = report, time_ns
             identity = (report.seq, report.index)
             if epoch < newest_epoch:
                 raise Broken(
@@ -208,19 +211,17 @@ class Judge:
                 kept = {(seq, index): kept[seq, index] for seq, index in kept if seq <= epoch_seq}
                 newest, newest_epoch = max(kept, default=(0, 0)), epoch
             if identity in kept:
-                if kept[identity] != report:
-                    raise Broken(
-                        f"shard {shard}: report {identity} was contradicted: {kept[identity]}, {report}"
-                    )
+                if kept[identity] != said:
+                    raise Broken(f"shard {shard}: report {identity} was contradicted: {kept[identity]}, {said}")
                 continue
             if identity < newest:
                 raise Broken(f"shard {shard}: report {identity} came behind {newest}")
             newest = identity
-            kept[identity] = report
-        for report in wanted:
-            if kept.get((report.seq, report.index)) != report:
-                found = kept.get((report.seq, report.index))
-                raise Broken(f"shard {shard}: expected {report}, received {found}")
+            kept[identity] = said
+        for said in wanted:
+            found = kept.get((said[0].seq, said[0].index))
+            if found != said:
+                raise Broken(f"shard {shard}: expected {said}, received {found}")
         if len(kept) != len(wanted):
             raise Broken(f"shard {shard}: {len(kept) - len(wanted)} reports too many")
 
