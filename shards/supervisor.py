@@ -539,6 +539,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Stop in the order of the flow, each role when the one before has gone; kill what does not go in time."""
+        self._bring_back()
         self._stopping = True
         for role in Role:
             self._see_take_overs()
@@ -557,6 +558,17 @@ class Supervisor:
                     self._say(f"{child.name}: left with code {child.exits[-1]}")
                     self._code = self._code or exit_of(child.exits[-1])
         self._say("stopped: " + ", ".join(child.name for child in self.children.values()))
+
+    def _bring_back(self) -> None:
+        """
+        Start at once whoever waits for its next start and has something left to do: what was taken to be journaled, what
+        was matched to be told.
+        """
+        self.watch(0.0)  # deaths that nobody has seen yet
+        for child in self.children.values():
+            lacks = child.process is None and child.due and child.role in (Role.WORKER, Role.PUBLISHER)
+            if lacks and self._code is Exit.STOPPED:
+                self._start_again(child)
 
     def _end_all(self) -> None:
         """Kill what runs, and remove every segment."""

@@ -608,7 +608,7 @@ class Worker:
         self._word("heartbeat", self.segment.load("heartbeat") + 1)  # also while no router is there
         if not self.settled():
             self.nap(NAP_SECONDS)
-            return self.stop_wanted()
+            return self._overdue()
         routers = range(self.config.exchange.routers)
         # With several routers one run each, or a busy one would keep the others waiting.
         alone = len(routers) == 1 and not briefly
@@ -694,7 +694,12 @@ class Worker:
         word = f"confirmed_seq.{self.index}"
         while self.peers.attach(Role.PUBLISHER, 0).load(word) < matched and time.monotonic() < deadline:
             self.nap(NAP_SECONDS)
-        confirmed = self.peers.attach(Role.PUBLISHER, 0).load(word) >= matched
+        confirmed_seq = self.peers.attach(Role.PUBLISHER, 0).load(word)
+        confirmed = confirmed_seq >= matched
+        if not confirmed:
+            self._say(
+                f"shard {self.index}: reports are confirmed up to seq {confirmed_seq} of {matched}; the next start makes the others again"
+            )
         clean = served and confirmed and self._drained()
         if not journal.stop(max(deadline - time.monotonic(), 1.0), clean=clean):
             self._say(f"shard {self.index}: the log did not take everything in time; the rest comes again")

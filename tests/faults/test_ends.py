@@ -57,6 +57,22 @@ def test_a_clean_stop_leaves_nothing_to_make_again(exchange, make_flow):
     assert resting(exchange) > 0
 
 
+@pytest.mark.parametrize("name", ["publisher-0", "worker-0"])
+def test_a_stop_does_not_leave_out_who_waits_for_its_next_start(exchange, make_flow, name):
+    """Who died often waits for up to a second and more; a stop meanwhile starts it, and everything is published."""
+    flow = make_flow(ORDERS, seed=4)
+    for kills in range(1, 6):
+        exchange.kill(name)
+        exchange.until(lambda: exchange.restarts()[name] == kills, f"{name} is not started again")  # noqa: B023 - it is called here
+    flow.offer(until=DELIVERIES - (10 if name == "publisher-0" else 0))
+    flow.settle()
+    exchange.kill(name)
+    flow.finish()  # the log needs no publisher, and of a worker nothing is left but reports
+    assert 0 == exchange.stop(), exchange.said()
+    assert [] == exchange.shared_memory()
+    exchange.assert_published(flow.commands)
+
+
 def test_a_second_signal_ends_it_at_once(exchange, make_flow):
     """While a clean stop waits for a process that does not move, a second SIGINT ends everything; the log has the rest."""
     flow = make_flow(ORDERS, seed=4)

@@ -3,6 +3,7 @@
 import os
 import uuid
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import count
 
 import pytest
@@ -17,10 +18,11 @@ from ringpit.shards.supervisor import Child, Supervisor
 
 
 class Process:
-    """A process that runs until `end`."""
+    """A process that runs until `end`, or until it is joined if it is told how to leave."""
 
-    def __init__(self, **_arguments):
+    def __init__(self, *, leaves_with=None, **_arguments):
         self.exitcode = None
+        self.leaves_with = leaves_with
         self.sentinel, self._life = os.pipe()
 
     def start(self):
@@ -32,7 +34,9 @@ class Process:
         os.close(self._life)
 
     def join(self, _timeout_seconds=None):
-        """Reap it, if it has ended."""
+        """Reap it, if it has ended, or does as it is asked to."""
+        if self.exitcode is None and self.leaves_with is not None:
+            self.end(self.leaves_with)
         if self.exitcode is not None and self.sentinel >= 0:
             os.close(self.sentinel)
             self.sentinel = -1
@@ -212,12 +216,29 @@ def test_a_long_life_starts_the_count_again(supervisor, said):
 def test_a_stop_that_was_not_clean_is_no_success(supervisor, said):
     """All are asked to stop, in the order of the flow; one that ends otherwise than asked makes the exit code not 0."""
     for role, code in ((Role.ROUTER, 0), (Role.WORKER, -9), (Role.PUBLISHER, 0)):
-        supervisor.children[role, 0].process.end(code)
+        supervisor.children[role, 0].process.leaves_with = code
     supervisor.stop()
     assert Exit.BROKEN == supervisor.code
     assert ["worker-0: left with code -9", "stopped: router-0, worker-0, publisher-0"] == said
     stopped = [child.role.label for child in supervisor.children.values()]
     assert [1, 1, 1] == [supervisor._board.load(f"{label}.0.stop") for label in stopped]
+
+
+@pytest.mark.parametrize("role", [Role.WORKER, Role.PUBLISHER])
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_stop_brings_back_whoever_has_work_left(supervisor, role, seen):
+    """Dead, seen or not yet, and waiting for its next start, a worker or publisher is started and then asked to stop."""
+    child = supervisor.children[role, 0]
+    child.deaths = 8  # it would wait for seconds
+    child.process.end(-9)
+    if seen:
+        supervisor.watch(0.0)
+    supervisor._context.Process = partial(Process, leaves_with=0)
+    for other in supervisor.children.values():
+        if other is not child:
+            other.process.leaves_with = 0
+    supervisor.stop()
+    assert (2, [-9, 0], Exit.STOPPED) == (child.incarnation, child.exits, supervisor.code)
 
 
 # Followers ------------------------------------------------------------------------------------------------
