@@ -561,14 +561,24 @@ class Supervisor:
 
     def _bring_back(self) -> None:
         """
-        Start at once whoever waits for its next start and has something left to do: what was taken to be journaled, what
-        was matched to be told.
+        Start at once whoever waits for its next start: what was taken has to be journaled, what was matched to be told.
+
+        A worker that has a follower is given the time in which that takes over.
         """
+        deadline = time.monotonic() + 2 * TAKE_OVER_SECONDS
         self.watch(0.0)  # deaths that nobody has seen yet
         for child in self.children.values():
-            lacks = child.process is None and child.due and child.role in (Role.WORKER, Role.PUBLISHER)
-            if lacks and self._code is Exit.STOPPED:
+            follower = self.children.get((Role.FOLLOWER, child.index)) if child.role is Role.WORKER else None
+            called = follower is not None and follower.process is not None and follower.state == State.FOLLOWING
+            if self._lacks(child) and not called:
                 self._start_again(child)
+        while any(map(self._lacks, self.children.values())) and time.monotonic() < deadline:
+            self.watch()
+
+    def _lacks(self, child: Child) -> bool:
+        """True if a process that others wait for in a stop is not there, and will be started."""
+        waits = child.role is not Role.FOLLOWER and child.process is None and child.due
+        return bool(waits) and self._code is Exit.STOPPED
 
     def _end_all(self) -> None:
         """Kill what runs, and remove every segment."""

@@ -698,7 +698,7 @@ class Worker:
         confirmed = confirmed_seq >= matched
         if not confirmed:
             self._say(
-                f"shard {self.index}: reports are confirmed up to seq {confirmed_seq} of {matched}; the next start makes the others again"
+                f"shard {self.index}: reports are confirmed up to seq {confirmed_seq} of {matched}; what the log keeps, the next start makes again"
             )
         clean = served and confirmed and self._drained()
         if not journal.stop(max(deadline - time.monotonic(), 1.0), clean=clean):

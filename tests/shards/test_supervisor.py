@@ -285,6 +285,27 @@ def test_who_leads_is_the_worker(pair, said):
     assert any("worker-0: incarnation 2, until now follower-0, has taken over" in line for line in said)
 
 
+def test_a_stop_gives_a_follower_the_time_to_take_over(pair, monkeypatch):
+    """Its worker died just before: the follower becomes it, and is then asked to stop as the worker."""
+    worker, follower = (pair.children[role, 0] for role in (Role.WORKER, Role.FOLLOWER))
+    old, watch, looks = worker.process, pair.watch, []
+    for child in pair.children.values():
+        child.process.leaves_with = 0
+    old.end(-9)
+
+    def look(_timeout_seconds=0.0):
+        looks.append(pair._board.load("follower.0.take_over"))
+        if len(looks) == 3:
+            lead(pair)
+        return watch(0.0)
+
+    monkeypatch.setattr(pair, "watch", look)
+    pair.stop()
+    assert [0, worker.incarnation - 1, worker.incarnation - 1] == looks
+    assert (1, [-9, 0], Exit.STOPPED) == (worker.take_overs, worker.exits, pair.code)
+    assert follower.process is None
+
+
 @pytest.mark.usefixtures("clock")
 def test_a_dead_worker_s_follower_is_called_and_given_time(pair, said):
     """It is told which worker is dead; if it does not take over in time, a worker is started after all."""
