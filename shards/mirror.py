@@ -457,12 +457,12 @@ def frame_ns_at(depth_mirror: Mirror, position: int) -> int:
     return int(dict(zip(clock[::2], clock[1::2], strict=True)).get(position, 0))
 
 
-def remember_frame_ns(depth_mirror: Mirror, position: int, frame_ns: int) -> None:
+def remember_frame_ns(depth_mirror: Mirror, head: int, position: int, frame_ns: int) -> None:
     """
-    Store the engine time for a head that is about to be stored, in the older of two pairs: whichever head a
-    successor finds, its time is there.
+    Store the engine time for a position that is about to become the head, in that of two pairs that is not the present
+    head's: whichever head a successor finds, its time is there.
     """
     cells = depth_mirror.cells
-    pair = MirrorCell.CLOCK + (2 if cells[MirrorCell.CLOCK] > cells[MirrorCell.CLOCK + 2] else 0)
+    pair = MirrorCell.CLOCK + (2 if cells[MirrorCell.CLOCK] == head else 0)
     cells[pair + 1] = frame_ns
     cells[pair] = position

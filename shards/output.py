@@ -99,7 +99,7 @@ class Output:
         epoch, epoch_seq = views.mirror.cells[MirrorCell.EPOCH : MirrorCell.EPOCH_SEQ + 1].tolist()
         self.script = render.make_script(shard, generation, epoch=epoch, epoch_seq=epoch_seq)
         if self.position != head:
-            remember_frame_ns(views.mirror, self.position, frame_ns)
+            remember_frame_ns(views.mirror, head, self.position, frame_ns)
         # Pairs with the worker's `free_room`: now it may write; and with its `settled`: now it may take commands.
         release(*views.head, self.position)
 
@@ -132,10 +132,12 @@ class Output:
         head = views.head.cells[views.head.index]  # plain: only this process writes it
         feed.measure(views.timing, views.slots, head, token.position, now_ns, self.early)
         self.tokens -= 1
-        remember_frame_ns(self.views.mirror, token.position, token.frame_ns)
-        release(*self.views.head, token.position)  # pairs with the worker's `free_room`
+        self.confirm_seq(
+            token.seq
+        )  # first: of what lies behind the new head, nothing below it is told with the new head's time (P6)
+        remember_frame_ns(views.mirror, head, token.position, token.frame_ns)
+        release(*views.head, token.position)  # pairs with the worker's `free_room`
         met(Step.GIVEN_BACK)
-        self.confirm_seq(token.seq)
 
     def confirm_seq(self, seq: int) -> None:
         """Raise the confirmed seq; it never goes down."""
@@ -160,6 +162,10 @@ class Output:
         self.progress[Progress.SEQ], self.progress[Progress.INDEX] = standing_seq, INDEX_MAX
         if views.mirror.cells[MirrorCell.APPLIED_SEQ] > durable_seq:
             clear(views.mirror)
+        else:
+            rebuild(
+                views.mirror
+            )  # prices and books that lower epochs told are taken back, too: all are told again
         views.timing.measured[0] = min(views.timing.measured[0], durable_seq)
-        views.mirror.cells[MirrorCell.EPOCH] = views.epoch
         views.mirror.cells[MirrorCell.EPOCH_SEQ] = standing_seq
+        views.mirror.cells[MirrorCell.EPOCH] = views.epoch  # last: until then a successor does all this again

@@ -8,7 +8,7 @@ Quotes: best prices and depth of the books in a mirror, as JSON lines.
      "Asks":[["0.56",4]],"Time":1700000000000000000}
 
 Everything is in terms of YES. Each line is absolute: the state after the command "Seq". A reader keeps the one with the largest "Seq" of
-an event and needs no other. A side that nobody quotes is left out of a price, and is empty in a book.
+an event (of those that no higher epoch has taken back) and needs no other. A side that nobody quotes is left out of a price, and is empty in a book.
 
 Fast here because the levels are found by the bitmap, best first. Slow when books are many and deep: a level costs
 about 65 ns, a line 300, so what changed is sent once in an interval, not at every change.

@@ -352,7 +352,7 @@ class ExchangeProcess:
         """
         An output file's lines as dictionaries, each identity once, in the order of the log; equal if they repeat.
 
-        Of provisional ones what stands: a shard's epochs never fall, and a higher one takes back what lower ones said above its
+        Of provisional ones what stands: a shard's epochs never fall within a generation, and a higher one takes back what lower ones said above its
         EpochSeq.
         """
         kept, newest = {}, Counter()
@@ -360,14 +360,14 @@ class ExchangeProcess:
             fields = msgspec.json.decode(line)
             identity = (fields["Generation"], fields["Shard"], fields["Seq"], fields["Index"])
             epoch = fields.get("Epoch", 0)
-            assert epoch >= newest[fields["Shard"]]
-            if epoch > newest[fields["Shard"]]:
+            assert epoch >= newest[identity[:2]]
+            if epoch > newest[identity[:2]]:
                 kept = {
                     known: kept[known]
                     for known in kept
                     if known[:2] != identity[:2] or known[2] <= fields["EpochSeq"]
                 }
-            newest[fields["Shard"]] = epoch
+            newest[identity[:2]] = epoch
             assert kept.setdefault(identity, fields) == fields
         return [kept[identity] for identity in sorted(kept)]
 

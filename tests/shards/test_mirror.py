@@ -208,11 +208,12 @@ def test_levels_of_an_unknown_book_wait_for_its_image():
 
 
 def test_time_of_a_head_survives_between_two_stores():
-    """Whichever of the last two heads a successor finds, it finds that head's engine time; else 0."""
+    """Whichever of the last two heads a successor finds, it finds that head's engine time; however many died before they stored theirs."""
     mirror = allocate_mirror(SMALL)
-    for position in (10, 20, 30):
-        mirrors.remember_frame_ns(mirror, position, position * 1_000)
-    assert [0, 20_000, 30_000] == [mirrors.frame_ns_at(mirror, position) for position in (10, 20, 30)]
+    for head, position in ((0, 10), (10, 20), (20, 30), (20, 40), (20, 50)):
+        mirrors.remember_frame_ns(mirror, head, position, position * 1_000)
+        assert [head * 1_000, position * 1_000] == [mirrors.frame_ns_at(mirror, at) for at in (head, position)]
+    assert 0 == mirrors.frame_ns_at(mirror, 40)
 
 
 # Wide books -----------------------------------------------------------------------------------------------

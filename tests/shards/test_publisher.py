@@ -268,8 +268,10 @@ def test_matched_mode_says_again_all_that_a_higher_epoch_takes_back():
         publisher.attach_shard(0, ring.views(mirror))
         before = len(sent(sink))
         ring.publish(told[told["seq"] > epoch_seq])
-        run(publisher)
+        run(publisher, NOW + epoch * 1_000_000_000)
         lines = sent(sink)[before:]
+        for topic in ("prices", "books"):
+            assert {1, 2, 3} == {line["Event"] for line in sent(sink, topic) if line["Epoch"] == epoch}
         standing_seq = max(epoch_seq, confirmed_seq)
         assert {(epoch, standing_seq)} == {(line["Epoch"], line["EpochSeq"]) for line in lines}
         assert identities(told[told["seq"] > standing_seq]) == identities(lines)
