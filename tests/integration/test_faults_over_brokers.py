@@ -9,6 +9,7 @@ import time
 from itertools import pairwise
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from ringpit.testing.cutting_proxy import CuttingProxy
@@ -20,6 +21,7 @@ EVENTS, ORDERS = 24, 20_000
 ROLES = ("router-0", "worker-0", "worker-1", "publisher-0")
 FOLLOWERS = ("follower-0", "follower-1")
 FOLLOWED = {"follower": {"enabled": True}}
+FOLLOWED_PATIENTLY = {"follower": {"enabled": True, "heartbeat_ms": 1000}}  # a crowded machine is no reason
 STEPS = (  # of processes that die at one each, in one run
     "worker-0.1:COPIED,worker-1.1:CUT,router-0.1:TAKEN,publisher-0.1:RELEASED",
     "worker-0.1:JOURNALED,worker-1.1:APPENDED,router-0.1:DEALT_TO_ONE,publisher-0.1:SENT",
@@ -121,12 +123,13 @@ def test_a_worker_that_wakes_after_it_was_taken_over_changes_nothing(make_client
     monkeypatch.setenv("RINGPIT_FAULT", f"worker-0.1:{step}:SIGSTOP:2:SPARE")
     deliveries = drawn(322)
     half = len(deliveries) // 2
-    exchange, clients = make_clients(sections=FOLLOWED, encoding="packed")
+    exchange, clients = make_clients(sections=FOLLOWED_PATIENTLY, encoding="packed")
     exchange.start()
     until_followed(exchange)
     old = exchange.child("worker-0")
     clients.publish(deliveries[:half])
     clients.wait_answered(answers_of(deliveries[:half]))
+    assert psutil.STATUS_STOPPED == old.status()
     old.resume()
     clients.publish(deliveries[half:])
     exchange.wait_for(
