@@ -30,7 +30,7 @@ from ringpit.ipc.atomics import load_cell, store_cell
 from ringpit.ipc.ring import published, release
 from ringpit.shards import feed, render
 from ringpit.shards.faults import Step, met
-from ringpit.shards.feed import INDEX_MAX, Progress, Timing
+from ringpit.shards.feed import INDEX_MAX, Timing
 from ringpit.shards.layout import first_position
 from ringpit.shards.mirror import Mirror, MirrorCell, clear, frame_ns_at, rebuild, remember_frame_ns
 from ringpit.shards.sinks import Token
@@ -95,7 +95,7 @@ class Output:
             self.progress = np.array([load_cell(*views.confirmed_seq), INDEX_MAX, frame_ns], np.int64)
         # A follower that took over has lost nothing, and reports under its worker's epoch.
         if early and views.mirror.cells[MirrorCell.EPOCH] != views.epoch:
-            self._begin_epoch(load_cell(*views.durable_seq))  # P4
+            self._begin_epoch(load_cell(*views.durable_seq), frame_ns)  # P4
         epoch, epoch_seq = views.mirror.cells[MirrorCell.EPOCH : MirrorCell.EPOCH_SEQ + 1].tolist()
         self.script = render.make_script(shard, generation, epoch=epoch, epoch_seq=epoch_seq)
         if self.position != head:
@@ -145,7 +145,7 @@ class Output:
         if seq > word.cells[word.index]:  # plain: only this process writes it
             store_cell(*word, seq)  # pairs with the worker's acquire, which logs it and recovers from it
 
-    def _begin_epoch(self, durable_seq: int) -> None:
+    def _begin_epoch(self, durable_seq: int, frame_ns: int) -> None:
         """
         Release mode "matched", in another epoch: what was sent and the log has not is no longer true (P5).
 
@@ -159,7 +159,7 @@ class Output:
             store_cell(*views.confirmed_seq, durable_seq)  # pairs with the worker's acquire
         # After a power cut our word knows nothing, and the log knows what was confirmed.
         standing_seq = min(max(confirmed_seq, views.epoch_seq), durable_seq)
-        self.progress[Progress.SEQ], self.progress[Progress.INDEX] = standing_seq, INDEX_MAX
+        self.progress[:] = standing_seq, INDEX_MAX, frame_ns
         if views.mirror.cells[MirrorCell.APPLIED_SEQ] > durable_seq:
             clear(views.mirror)
         else:

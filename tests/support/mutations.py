@@ -429,7 +429,7 @@ def rules_of_early_release() -> dict[str, Mutation]:
                 Edit(
                     output,
                     "Output._begin_epoch",
-                    "self.progress[Progress.SEQ], self.progress[Progress.INDEX] = standing_seq, INDEX_MAX",
+                    "self.progress[:] = standing_seq, INDEX_MAX, frame_ns",
                     "pass",
                 ),
             ),
