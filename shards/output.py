@@ -11,8 +11,8 @@ Invariants:
 
     P1  nothing is taken before its seq is durable (release mode "durable")
     P2  head and confirmed seq only cover what the sink has confirmed
-    P3  every report up to the confirmed seq lies before the head: a seq counts as complete when the worker has
-        matched it or a later one lies in the ring
+    P3  every report up to the confirmed seq lies before the head, or before the one that is stored next: a seq counts as
+        complete when the worker has matched it or a later one lies in the ring
     P4  release mode "matched": a worker takes no commands before we have forgotten what was sent of others that the
         log has lost, and whose seqs its own will have
     P5  release mode "matched": a higher epoch takes back all that lower ones said above a seq, which each line names, and
@@ -132,9 +132,8 @@ class Output:
         head = views.head.cells[views.head.index]  # plain: only this process writes it
         feed.measure(views.timing, views.slots, head, token.position, now_ns, self.early)
         self.tokens -= 1
-        self.confirm_seq(
-            token.seq
-        )  # first: of what lies behind the new head, nothing below it is told with the new head's time (P6)
+        # First: whoever begins at the new head with its time must tell nothing that lies below it (P6).
+        self.confirm_seq(token.seq)
         remember_frame_ns(views.mirror, head, token.position, token.frame_ns)
         release(*views.head, token.position)  # pairs with the worker's `free_room`
         met(Step.GIVEN_BACK)
@@ -163,9 +162,7 @@ class Output:
         if views.mirror.cells[MirrorCell.APPLIED_SEQ] > durable_seq:
             clear(views.mirror)
         else:
-            rebuild(
-                views.mirror
-            )  # prices and books that lower epochs told are taken back, too: all are told again
+            rebuild(views.mirror)  # and tell all prices and books again: what lower epochs told is taken back
         views.timing.measured[0] = min(views.timing.measured[0], durable_seq)
         views.mirror.cells[MirrorCell.EPOCH_SEQ] = standing_seq
         views.mirror.cells[MirrorCell.EPOCH] = views.epoch  # last: until then a successor does all this again
