@@ -83,7 +83,7 @@ def guarded(run: Any) -> None:
 
 @app.command()
 def run(config: ConfigFile = None) -> None:
-    """Start the exchange and keep it running until SIGINT or SIGTERM."""
+    """Start the exchange and keep it running until SIGINT or SIGTERM; a second one ends it without waiting."""
     from ringpit.shards.config import warnings
 
     loaded = load_config(config)
@@ -97,31 +97,56 @@ def run_exchange(config: Any) -> Exit:
     from ringpit.shards.supervisor import Supervisor
 
     stop = StopRequest()
-    with Supervisor(config, say) as exchange:
-        if exchange.wait_ready(lambda: not stop.wanted):
+    with Supervisor(config, say, at_once=stop.at_once) as exchange:
+        if exchange.wait_ready(lambda: not stop.asked()):
             say(f"accepting orders {exchange.ready_seconds:.2f} s after the processes were started")
-        while exchange.watch() and not stop.wanted:
+        while exchange.watch() and not stop.asked():
             pass
         if stop.wanted:
             say(f"stopping on {stop.wanted}: intake first, then what is in the rings, then the reports")
         exchange.stop()
+    stop.leave_if_at_once()
     return exchange.code
 
 
 class StopRequest:
-    """Set by the first SIGINT or SIGTERM; the second one ends at once."""
+    """
+    What SIGINT and SIGTERM ask for: the first one a clean stop, the second one an end at once.
+
+    Both are only noted, for whoever waits to look at: what a handler raises is lost if it meets a finalizer. Until somebody
+    has asked for the first time, the second one is raised as well.
+    """
 
     def __init__(self) -> None:
         """Take the two signals over."""
-        self.wanted = ""
+        self.wanted = ""  # the first one's name
+        self.second = 0  # the second one's number
+        self._heeded = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
+    def asked(self) -> bool:
+        """True if a stop is wanted."""
+        self._heeded = True
+        return bool(self.wanted)
+
+    def at_once(self) -> bool:
+        """True if nothing shall be waited for any more."""
+        return self.second != 0
+
+    def leave_if_at_once(self) -> None:
+        """End as by the second signal, if there was one."""
+        if self.second:
+            raise SystemExit(128 + self.second)
+
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """Remember the first, raise at the second."""
-        if self.wanted:
-            raise SystemExit(128 + number)
-        self.wanted = signal.Signals(number).name
+        """Note it."""
+        if not self.wanted:
+            self.wanted = signal.Signals(number).name
+            return
+        self.second = self.second or number
+        if not self._heeded:
+            self.leave_if_at_once()
 
 
 @app.command("check-config")
@@ -175,9 +200,11 @@ def demo(
             frame_orders=frame_orders,
             orders_per_second=rate,
             say=say,
-            interrupted=lambda: bool(stop.wanted),
+            interrupted=stop.asked,
+            at_once=stop.at_once,
         )
         code = demonstration.run()
+        stop.leave_if_at_once()
         return code if not stop.wanted else Exit.INTERRUPTED
 
     guarded(run_demo)

@@ -63,6 +63,7 @@ class Demo:
         orders_per_second: float,
         say: Callable[[str], None],
         interrupted: Callable[[], bool] = lambda: False,
+        at_once: Callable[[], bool] = lambda: False,
     ) -> None:
         """Nothing runs before `run`."""
         self.config = config
@@ -74,12 +75,13 @@ class Demo:
         self._say = say
         self._console = Console(stderr=True)
         self._interrupted = interrupted
+        self._at_once = at_once
         self._idle_ns: dict[str, int] = {}  # what starting cost
 
     def run(self) -> Exit:
         """Run it, print the table, and return the exit code."""
         prepare_folder(self.config.data_folder())
-        with Supervisor(self.config, self._say) as exchange:
+        with Supervisor(self.config, self._say, at_once=self._at_once) as exchange:
             if not exchange.wait_ready(lambda: not self._interrupted()):
                 exchange.stop()
                 return exchange.code if exchange.code is not Exit.STOPPED else Exit.UNAVAILABLE
@@ -92,7 +94,7 @@ class Demo:
             if self.config.output.sink == "rabbitmq":
                 reader = context.Process(target=read_back, args=(self.config, received), daemon=True)
                 reader.start()
-                while not received[0] and exchange.watch(WATCH_SECONDS):
+                while not received[0] and exchange.watch(WATCH_SECONDS) and not self._interrupted():
                     pass
             feeder = context.Process(
                 target=feed_rabbit if over_rabbit else feed_ring,

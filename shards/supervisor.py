@@ -152,14 +152,18 @@ class Supervisor:
     Args:
         config: Checked.
         say: Gets one line for each fact.
+        at_once: True as soon as a stop shall wait for nothing any more.
 
     Raises (on entering): AlreadyRunning, Unavailable, SegmentError, OSError; nothing is left behind then.
     """
 
-    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: Config, say: Callable[[str], None], *, at_once: Callable[[], bool] = lambda: False
+    ) -> None:
         """Nothing is made before it is entered."""
         self.config = config
         self._say = say
+        self._at_once = at_once
         self._stack = ExitStack()
         self._stopping = False
         self._code = Exit.STOPPED
@@ -538,7 +542,11 @@ class Supervisor:
     # Stop ----------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Stop in the order of the flow, each role when the one before has gone; kill what does not go in time."""
+        """
+        Stop in the order of the flow, each role when the one before has gone; kill what does not go in time.
+
+        If it has to end at once, it returns: leaving the context kills what is left, and the next start makes the rest again.
+        """
         self._bring_back()
         self._stopping = True
         for role in Role:
@@ -549,7 +557,12 @@ class Supervisor:
             deadline = time.monotonic() + 2 * self.config.exchange.stop_seconds + KILL_GRACE_SECONDS
             for child in children:
                 assert child.process is not None
-                child.process.join(max(deadline - time.monotonic(), 0.1))
+                self._await_end(child.process, deadline)
+                if self._at_once():
+                    self._say(
+                        "ended at once: what is not confirmed yet, the next start makes again from the log"
+                    )
+                    return
                 if child.process.exitcode is None:
                     self._say(f"{child.name}: did not stop in time and is killed")
                     child.process.kill()
@@ -558,6 +571,12 @@ class Supervisor:
                     self._say(f"{child.name}: left with code {child.exits[-1]}")
                     self._code = self._code or exit_of(child.exits[-1])
         self._say("stopped: " + ", ".join(child.name for child in self.children.values()))
+
+    def _await_end(self, process: ForkServerProcess, deadline: float) -> None:
+        """Wait until a process has ended, or there is no time left."""
+        process.join(WATCH_SECONDS)
+        while process.exitcode is None and time.monotonic() < deadline and not self._at_once():
+            process.join(WATCH_SECONDS)
 
     def _bring_back(self) -> None:
         """
@@ -573,6 +592,8 @@ class Supervisor:
             if self._lacks(child) and not called:
                 self._start_again(child)
         while any(map(self._lacks, self.children.values())) and time.monotonic() < deadline:
+            if self._at_once():
+                return
             self.watch()
 
     def _lacks(self, child: Child) -> bool:

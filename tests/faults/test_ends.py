@@ -82,6 +82,7 @@ def test_a_second_signal_ends_it_at_once(exchange, make_flow):
     exchange.until_said("stopping on SIGINT")
     exchange.process.send_signal(signal.SIGINT)
     assert 128 + signal.SIGINT == exchange.wait()
+    assert "ended at once" in exchange.said()
     assert [] == exchange.living()
     assert [] == exchange.shared_memory()
     exchange.start()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from ringpit.engine.records import COMMAND
+from ringpit.shards.cli import StopRequest
 from ringpit.shards.exits import Exit
 from ringpit.shards.flow import flow, messages
 
@@ -204,3 +206,36 @@ def test_the_demonstration_does_not_empty_a_folder_that_it_did_not_make(tmp_path
     assert Exit.CONFIG == done.returncode
     assert b"holds files that it did not make: name another with --data" in done.stderr
     assert "years of work" == theirs.read_text()
+
+
+@pytest.fixture
+def stop_request():
+    """The two signals, taken over for a while."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield StopRequest()
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_noted_once_somebody_looks(stop_request, number):
+    """The first wants a stop, the second an end at once; neither they nor any later one raise."""
+    assert (False, False) == (stop_request.asked(), stop_request.at_once())
+    stop_request.leave_if_at_once()
+    for at_once in (False, True, True):
+        signal.raise_signal(number)
+        assert (True, at_once) == (stop_request.asked(), stop_request.at_once())
+    assert number.name == stop_request.wanted
+    with pytest.raises(SystemExit) as ended:
+        stop_request.leave_if_at_once()
+    assert 128 + number == ended.value.code
+
+
+def test_a_second_signal_before_anybody_looks_is_raised(stop_request):
+    """While kernels are compiled nobody looks: the second one ends the command there, and counts if that is lost."""
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        signal.raise_signal(signal.SIGINT)
+    assert 128 + signal.SIGINT == ended.value.code
+    assert stop_request.at_once()

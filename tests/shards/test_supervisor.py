@@ -241,6 +241,17 @@ def test_a_stop_brings_back_whoever_has_work_left(supervisor, role, seen):
     assert (2, [-9, 0], Exit.STOPPED) == (child.incarnation, child.exits, supervisor.code)
 
 
+@pytest.mark.parametrize("looks", [0, 2])
+def test_a_stop_that_shall_end_at_once_waits_for_nobody(supervisor, said, looks):
+    """Asked before or while it waits for a process that does not end: it says so, and leaves the rest as it is."""
+    answers = iter([False] * looks)
+    supervisor._at_once = lambda: next(answers, True)
+    supervisor.stop()
+    assert ["ended at once: what is not confirmed yet, the next start makes again from the log"] == said
+    assert [None] * 3 == [child.process.exitcode for child in supervisor.children.values()]
+    assert 0 == supervisor._board.load("worker.0.stop")
+
+
 # Followers ------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +315,16 @@ def test_a_stop_gives_a_follower_the_time_to_take_over(pair, monkeypatch):
     assert [0, worker.incarnation - 1, worker.incarnation - 1] == looks
     assert (1, [-9, 0], Exit.STOPPED) == (worker.take_overs, worker.exits, pair.code)
     assert follower.process is None
+
+
+def test_a_stop_that_shall_end_at_once_does_not_wait_for_a_take_over(pair, monkeypatch):
+    """Nor for a follower that has been called, and does not come."""
+    pair.children[Role.WORKER, 0].process.end(-9)
+    pair._at_once = lambda: True
+    looks, watch = [], pair.watch
+    monkeypatch.setattr(pair, "watch", lambda *_: looks.append(watch(0.0)))
+    pair.stop()
+    assert 1 == len(looks)
 
 
 @pytest.mark.usefixtures("clock")
