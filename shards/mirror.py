@@ -83,9 +83,10 @@ class MirrorCell(IntEnum):
     APPLIED_SEQ = 1
     APPLIED_INDEX = 2
     FRAME_NS = 3  # engine time of the frame in hand
-    EPOCH = 4  # of the log, whose reports were applied; told only where they are released early
-    EPOCH_SEQ = 5  # what lower epochs said of seqs above it is taken back
-    CLOCK = 6  # and 3 more: two pairs (head, engine time there); the pair whose head is the ring's head holds
+    CLOCK = 4  # and 3 more: two pairs (head, engine time there); the pair whose head is the ring's head holds
+    EPOCH = 8  # of the log, whose reports were applied; told only where they are released early
+    EPOCH_SEQ = 9  # what lower epochs said of seqs above it is taken back
+    EPOCH_TOLD = 10  # 1: a report under this epoch is confirmed
 
 
 class Mirror(NamedTuple):
@@ -113,7 +114,7 @@ def mirror_regions(limits: Limits) -> tuple[tuple[str, np.dtype, int], ...]:
         ("links", np.dtype(np.int64), sparse.link_count(NODES_FOR_EACH * limits.nodes)),
         ("free", np.dtype(np.int64), 1),
         ("dirty", np.dtype(np.int8), limits.events),
-        ("cells", np.dtype(np.int64), len(MirrorCell) + 3),
+        ("cells", np.dtype(np.int64), MirrorCell.EPOCH_TOLD + 1),
     )
 
 
@@ -125,9 +126,10 @@ def allocate_mirror(limits: Limits) -> Mirror:
 
 
 def clear(mirror: Mirror) -> None:
-    """Make a mirror empty, as it was at first."""
-    for array in mirror:
+    """Make a mirror empty, as it was at first, but for what it knows of epochs."""
+    for array in mirror[:-1]:
         array[:] = np.zeros(1, array.dtype)[0]
+    mirror.cells[: MirrorCell.EPOCH] = 0
     rebuild(mirror)
 
 

@@ -132,7 +132,9 @@ class Output:
         head = views.head.cells[views.head.index]  # plain: only this process writes it
         feed.measure(views.timing, views.slots, head, token.position, now_ns, self.early)
         self.tokens -= 1
-        # First: whoever begins at the new head with its time must tell nothing that lies below it (P6).
+        if token.told:
+            views.mirror.cells[MirrorCell.EPOCH_TOLD] = 1  # first: what counts as confirmed is never taken back
+        # Before the head: whoever begins at the new head with its time must tell nothing that lies below it (P6).
         self.confirm_seq(token.seq)
         remember_frame_ns(views.mirror, head, token.position, token.frame_ns)
         release(*views.head, token.position)  # pairs with the worker's `free_room`
@@ -151,6 +153,9 @@ class Output:
         What is confirmed and in the log stands. Above that nobody knows which epoch's reports have arrived, so all are sent
         again, as by a publisher that starts. What of the market data came of what is lost nobody knows either; it begins
         anew with the images that a worker sends first.
+
+        A line takes back what the epochs since the last one heard of have lost: if of ours no report was heard, its own losses
+        and those that it would have told of.
         """
         views = self.views
         confirmed_seq = load_cell(*views.confirmed_seq)
@@ -159,10 +164,15 @@ class Output:
         # After a power cut our word knows nothing, and the log knows what was confirmed.
         standing_seq = min(max(confirmed_seq, views.epoch_seq), durable_seq)
         self.progress[:] = standing_seq, INDEX_MAX, frame_ns
-        if views.mirror.cells[MirrorCell.APPLIED_SEQ] > durable_seq:
+        cells = views.mirror.cells
+        unheard = cells[MirrorCell.EPOCH] != 0 and not cells[MirrorCell.EPOCH_TOLD]
+        # What it confirmed without a report above the lower seq had none, so nothing true is taken back.
+        epoch_seq = min(standing_seq, int(cells[MirrorCell.EPOCH_SEQ])) if unheard else standing_seq
+        if cells[MirrorCell.APPLIED_SEQ] > durable_seq:
             clear(views.mirror)
         else:
             rebuild(views.mirror)  # and tell all prices and books again: what lower epochs told is taken back
         views.timing.measured[0] = min(views.timing.measured[0], durable_seq)
-        views.mirror.cells[MirrorCell.EPOCH_SEQ] = standing_seq
-        views.mirror.cells[MirrorCell.EPOCH] = views.epoch  # last: until then a successor does all this again
+        cells[MirrorCell.EPOCH_SEQ] = epoch_seq
+        cells[MirrorCell.EPOCH_TOLD] = 0
+        cells[MirrorCell.EPOCH] = views.epoch  # last: until then a successor does all this again

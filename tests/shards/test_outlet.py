@@ -85,7 +85,7 @@ def poll_until(sink, holds):
 
 
 def token(number):
-    return Token(number, 0, 100 + number, number, 0)
+    return Token(number, 0, 100 + number, number, 0, True)
 
 
 def report(sink, number, account=7):

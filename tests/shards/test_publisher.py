@@ -14,7 +14,7 @@ from ringpit.engine.records import REPORT
 from ringpit.ipc.ring import FROZEN
 from ringpit.shards.flow import creations, flow, frames
 from ringpit.shards.layout import first_position
-from ringpit.shards.mirror import Mirror, allocate_mirror, apply
+from ringpit.shards.mirror import Mirror, MirrorCell, allocate_mirror, apply
 from ringpit.shards.publisher import Count, Publisher, Settings
 from ringpit.shards.sinks import JSON_LINES, PACKED, FileSink, Identity, MemorySink, SinkFailed, StreamSink
 from ringpit.testing.outputs import SMALL, OutputRing, word
@@ -265,6 +265,7 @@ def test_matched_mode_says_again_all_that_a_higher_epoch_takes_back():
         ring = ring.restarted()
         ring.epoch_seq = epoch_seq  # after a power cut the log knows more than the publisher's word
         ring.confirmed_seq.cells[0] = confirmed_seq
+        mirror.cells[MirrorCell.EPOCH_TOLD] = 1
         publisher.attach_shard(0, ring.views(mirror))
         before = len(sent(sink))
         ring.publish(told[told["seq"] > epoch_seq])
@@ -275,6 +276,46 @@ def test_matched_mode_says_again_all_that_a_higher_epoch_takes_back():
         standing_seq = max(epoch_seq, confirmed_seq)
         assert {(epoch, standing_seq)} == {(line["Epoch"], line["EpochSeq"]) for line in lines}
         assert identities(told[told["seq"] > standing_seq]) == identities(lines)
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_matched_mode_takes_back_for_an_epoch_that_told_nothing(heard):
+    """
+    Commands without a report are confirmed in silence, and what an earlier epoch said of their seqs is false: if no report of that
+    epoch has told so, the next epoch's lines do, whoever sends them; one told report, and they begin behind what is confirmed.
+    """
+    sink = MemorySink(addressed=False)
+    ring, mirror, publisher = pair(sink, release="matched")
+    ring.tell(frames(creations(1), 1))
+    ring.tell(frames(flow(20, seed=1, events=1)[1:], 5), durable=False)
+    run(publisher)
+    lost_seq = int(ring.durable_seq.cells[0])
+    silent = OutputRing(incarnation=2)
+    silent.head, silent.confirmed_seq = ring.head, ring.confirmed_seq
+    silent.exchange.submit(frames(creations(1), 1))
+    silent.durable_seq.cells[0] = silent.matched_seq.cells[0] = lost_seq
+    publisher.attach_shard(0, silent.views(mirror))
+    silent.publish(np.concatenate(images(silent.exchange.tables, lost_seq)))
+    if heard:
+        silent.tell(frames(flow(3, seed=2, events=1)[1:], 1))
+    else:  # a marker and an idle tick: the seqs of orders that were lost
+        silent.matched_seq.cells[0] = silent.durable_seq.cells[0] = lost_seq + 2
+    run(publisher)
+    confirmed_seq = int(silent.confirmed_seq.cells[0])
+    assert confirmed_seq == silent.matched_seq.cells[0] > lost_seq
+    before = len(sent(sink))
+    for incarnation in (3, 4):  # and if that one, too, dies before a report
+        last = OutputRing(incarnation=incarnation)
+        last.exchange, last.head, last.confirmed_seq = silent.exchange, silent.head, silent.confirmed_seq
+        last.durable_seq.cells[0] = last.matched_seq.cells[0] = confirmed_seq
+        publisher = Publisher(sink, Settings(release="matched"))
+        publisher.attach_shard(0, last.views(mirror))
+    last.exchange.next_seq = confirmed_seq + 1
+    last.tell(frames(flow(20, seed=3, events=1)[1:], 5))
+    run(publisher)
+    assert {(4, confirmed_seq if heard else lost_seq)} == {
+        (line["Epoch"], line["EpochSeq"]) for line in sent(sink)[before:]
+    }
 
 
 def test_sink_that_is_not_ready_leaves_the_ring_alone():

@@ -23,7 +23,7 @@ from ringpit.shards.sinks import (
 )
 
 WHO = Identity(1, 0, 5, 0)
-TOKEN = Token(1, 0, 10, 5, 0)
+TOKEN = Token(1, 0, 10, 5, 0, True)
 
 
 @pytest.fixture

@@ -407,7 +407,7 @@ def rules_of_early_release() -> dict[str, Mutation]:
                 Edit(
                     output,
                     "Output._begin_epoch",
-                    "cells[MirrorCell.EPOCH_SEQ] = standing_seq",
+                    "cells[MirrorCell.EPOCH_SEQ] = epoch_seq",
                     "cells[MirrorCell.EPOCH_SEQ] = INT64_MAX",
                 ),
             ),
@@ -418,7 +418,7 @@ def rules_of_early_release() -> dict[str, Mutation]:
                 Edit(
                     output,
                     "Output._begin_epoch",
-                    "cells[MirrorCell.EPOCH_SEQ] = standing_seq",
+                    "cells[MirrorCell.EPOCH_SEQ] = epoch_seq",
                     "cells[MirrorCell.EPOCH_SEQ] = durable_seq",
                 ),
             ),
