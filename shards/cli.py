@@ -113,8 +113,8 @@ class StopRequest:
     """
     What SIGINT and SIGTERM ask for: the first one a clean stop, the second one an end at once.
 
-    Both are only noted, for whoever waits to look at: what a handler raises is lost if it meets a finalizer. Until somebody
-    has asked for the first time, the second one is raised as well.
+    Both are only noted, for whoever waits to look at: what a handler raises is lost if it meets a finalizer. Where nobody
+    looks, the second one is raised as well: until somebody has asked for the first time. And so is every later one.
     """
 
     def __init__(self) -> None:
@@ -144,8 +144,9 @@ class StopRequest:
         if not self.wanted:
             self.wanted = signal.Signals(number).name
             return
+        ignored = self.second != 0
         self.second = self.second or number
-        if not self._heeded:
+        if ignored or not self._heeded:
             self.leave_if_at_once()
 
 

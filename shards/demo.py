@@ -125,7 +125,7 @@ class Demo:
             reader.join(0.05)
         facts["received"] = received[1]
         facts["received_bytes"] = received[2]
-        reader.terminate()
+        reader.kill()
         reader.join()
 
     def _watch(self, exchange: Supervisor, feeder: Any, progress: Any) -> float:

@@ -86,6 +86,7 @@ class Output:
         head = load_cell(*views.head)
         self.position: int = max(head, first_position(views.incarnation))  # behind what was taken
         self.tokens = 0  # barriers of this ring that are not confirmed
+        self.told: bool = before is not None and before.told  # a report was sent under this epoch, by us
         # A follower's ring goes on behind our head in its worker's ring, maybe in the middle of a frame (P6).
         frame_ns = frame_ns_at(views.mirror, head)
         if before is not None:
@@ -174,5 +175,5 @@ class Output:
             rebuild(views.mirror)  # and tell all prices and books again: what lower epochs told is taken back
         views.timing.measured[0] = min(views.timing.measured[0], durable_seq)
         cells[MirrorCell.EPOCH_SEQ] = epoch_seq
-        cells[MirrorCell.EPOCH_TOLD] = 0
+        cells[MirrorCell.EPOCH_TOLD] = self.told = False
         cells[MirrorCell.EPOCH] = views.epoch  # last: until then a successor does all this again

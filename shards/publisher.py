@@ -184,19 +184,19 @@ class Publisher:
                 output.confirm_seq(complete_seq)
             return 0
         met(Step.RELEASED)
-        told = self._send_range(output, start, end)
+        output.told |= self._send_range(output, start, end)
         met(Step.SENT)
         output.position = end
         output.tokens += 1
         self._barriers += 1
         frame_ns = int(output.progress[Progress.FRAME_NS])
-        token = Token(self._barriers, output.shard, end, complete_seq, frame_ns, told)
+        token = Token(self._barriers, output.shard, end, complete_seq, frame_ns, output.told)
         self._pending.append(token)
         self.sink.barrier(token)
         return end - start
 
     def _send_range(self, output: Output, start: int, end: int) -> bool:
-        """Mirror, pick, render and hand over the reports at positions [start, end); True if there was one to be sent, now or before."""
+        """Mirror, pick, render and hand over the reports at positions [start, end); True if there was one to be sent."""
         picks, views = self._picks, output.views
         reached = mirror.apply(views.mirror, views.slots, start, end)
         if reached != end:
@@ -212,7 +212,7 @@ class Publisher:
         self.counters[Count.TRADES] += traded
         self.counters[Count.REPEATS] += repeated
         self.counters[Count.CYCLES] += 1
-        return bool(picked or repeated)
+        return bool(picked)
 
     def _send_picks(
         self,

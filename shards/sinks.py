@@ -65,7 +65,7 @@ class Token(NamedTuple):
     position: int  # output ring position just behind what was sent
     seq: int  # every report up to this seq lies before the position
     frame_ns: int  # engine time of the frame in which the position lies
-    told: bool  # reports were sent since the shard's last one, now or before
+    told: bool  # a report of the shard was sent before, under its present epoch
 
 
 class Sink(Protocol):

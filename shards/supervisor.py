@@ -558,7 +558,7 @@ class Supervisor:
             for child in children:
                 assert child.process is not None
                 self._await_end(child.process, deadline)
-                if self._at_once():
+                if child.process.exitcode is None and self._at_once():
                     self._say(
                         "ended at once: what is not confirmed yet, the next start makes again from the log"
                     )
@@ -589,7 +589,7 @@ class Supervisor:
         for child in self.children.values():
             follower = self.children.get((Role.FOLLOWER, child.index)) if child.role is Role.WORKER else None
             called = follower is not None and follower.process is not None and follower.state == State.FOLLOWING
-            if self._lacks(child) and not called:
+            if self._lacks(child) and not called and not self._at_once():
                 self._start_again(child)
         while any(map(self._lacks, self.children.values())) and time.monotonic() < deadline:
             if self._at_once():

@@ -13,7 +13,7 @@ from ringpit.engine.limits import PRICE_TICKS_MAX
 from ringpit.engine.records import REPORT
 from ringpit.shards import mirror as mirrors
 from ringpit.shards.flow import flow, frames
-from ringpit.shards.mirror import MirrorCell, allocate_mirror, apply, rebuild
+from ringpit.shards.mirror import MirrorCell, allocate_mirror, apply, clear, rebuild
 from ringpit.testing.outputs import SMALL, OutputRing
 
 ROOM = 1 << 14
@@ -97,6 +97,19 @@ def test_settled_levels_may_be_anothers():
     rebuild(mirror)
     assert (None, None) == best_of(mirror, 1)
     assert (50, None) == best_of(mirror, 2)
+
+
+def test_cleared_it_still_knows_of_epochs():
+    """All is as at first, but not what it knows of epochs: a publisher that dies meanwhile leaves that to the next."""
+    ring, reports = told(seed=4)
+    mirror = allocate_mirror(SMALL)
+    end = int(ring.tail.cells[0])
+    assert end == apply(mirror, ring.slots, end - len(reports), end)
+    mirror.cells[MirrorCell.EPOCH :] = 7, 5, 1
+    clear(mirror)
+    assert [7, 5, 1] == mirror.cells[MirrorCell.EPOCH :].tolist()
+    mirror.cells[MirrorCell.EPOCH :] = 0
+    assert image(allocate_mirror(SMALL)) == image(mirror)
 
 
 def test_emptied_side_leaves_the_other():
