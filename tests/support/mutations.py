@@ -434,6 +434,23 @@ def rules_of_early_release() -> dict[str, Mutation]:
                 ),
             ),
         ),
+        "an epoch that told nothing is forgotten": Mutation(
+            "P5: a higher epoch takes back all that lower ones said, that of an epoch of which no report was heard included.",
+            (Edit(output, "Output._begin_epoch", "not cells[MirrorCell.EPOCH_TOLD]", "False"),),
+            why="none of 12,000 seeds: two crashes must meet, and between them nothing but markers; tests/shards/test_publisher.py holds it",
+        ),
+        "a repeat counts as told": Mutation(
+            "P5: only a report under an epoch itself tells what it takes back.",
+            (
+                Edit(
+                    publisher,
+                    "Publisher._send",
+                    "output.told |= self._send_range(output, start, end)",
+                    "self._send_range(output, start, end)\n    output.told = True",
+                ),
+            ),
+            why="none of 12,000 seeds: two crashes must meet, and between them nothing but markers; tests/shards/test_publisher.py holds it",
+        ),
         "commands are taken before what is lost is taken back": Mutation(
             "P4: a worker takes no commands before the publisher has forgotten what was sent of others.",
             (Edit(worker, "Worker.settled", "self._provisional and not self._taken_up()", "False"),),
