@@ -154,8 +154,24 @@ class RunningExchange:
         return found[0]
 
     def kill_one(self, name: str) -> None:
-        """End one process, such as worker-0, as a crash would. Raises ExchangeFailed if no such process runs."""
-        self.child(name).kill()
+        """
+        End one process, such as worker-0, as a crash would; returns when it is buried, so that the next of its name is another.
+
+        Raises ExchangeFailed if no such process runs.
+        """
+
+        def ended() -> bool:
+            child = self.child(name)
+            try:
+                if child.status() == psutil.STATUS_ZOMBIE:  # dead by itself, or by an earlier kill
+                    return False
+                child.kill()
+                child.wait(STOP_SECONDS)
+            except psutil.NoSuchProcess:
+                return False
+            return True
+
+        self.wait_for(ended, START_SECONDS, lambda: f"{name} does not live long enough to be killed")
 
     def kill_supervisor(self) -> None:
         """End its supervisor alone, as a crash would; returns when all its children have followed it."""
