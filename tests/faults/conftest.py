@@ -38,7 +38,7 @@ from ringpit.shards.flow import flow
 from ringpit.shards.layout import Role, prefix
 from ringpit.shards.packed import CONTENT_TYPE, encode
 from ringpit.shards.peers import Peers
-from ringpit.testing.descent import named_children
+from ringpit.testing.descent import ended, named_children
 from ringpit.testing.naive import NaiveExchange
 
 RINGPIT = Path(sys.executable).with_name("ringpit")
@@ -151,18 +151,6 @@ def eventually(condition, what, seconds=DEADLINE_SECONDS):
             pytest.fail(f"after {seconds:.0f} s: {what()}", pytrace=False)
         os.sched_yield()
     return found
-
-
-def ended(child):
-    """
-    True if a process is dead, buried or not.
-
-    A dead one may lie unburied: in a container without init, or while its parent waits for a supervisor that was stopped.
-    """
-    try:
-        return not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def stopped(child):

@@ -16,3 +16,15 @@ def named_children(pid: int) -> list[tuple[str, psutil.Process]]:
         with contextlib.suppress(psutil.NoSuchProcess):
             named.append((child.name(), child))
     return named
+
+
+def ended(process: psutil.Process) -> bool:
+    """
+    True if a process is dead, buried or not.
+
+    A dead one may lie unburied: in a container without init, or while its parent waits for a supervisor that was stopped.
+    """
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
