@@ -400,62 +400,39 @@ def rules_of_take_over() -> dict[str, Mutation]:
 
 def rules_of_early_release() -> dict[str, Mutation]:
     """What holds where reports leave before the log has their commands."""
+    taken_back = (
+        "P5: a higher epoch takes back all that lower ones said above what is confirmed, and says it again."
+    )
+    unseen = "none of 12,000 seeds: two crashes must meet, and between them nothing but markers; tests/shards/test_publisher.py holds it"
     return {
         "what the log has lost is not taken back": Mutation(
             'Released before the log has them ("matched"), reports are provisional, and may be contradicted.',
-            (
-                Edit(
-                    output,
-                    "Output._begin_epoch",
-                    "cells[MirrorCell.EPOCH_SEQ] = epoch_seq",
-                    "cells[MirrorCell.EPOCH_SEQ] = INT64_MAX",
-                ),
-            ),
+            (Edit(output, "Output._begin_epoch", "cells[MirrorCell.EPOCH_SEQ] = epoch_seq", "cells[MirrorCell.EPOCH_SEQ] = INT64_MAX"),),
         ),
         "only what the log has lost is taken back": Mutation(
-            "P5: a higher epoch takes back all that lower ones said above what is confirmed, and says it again.",
-            (
-                Edit(
-                    output,
-                    "Output._begin_epoch",
-                    "cells[MirrorCell.EPOCH_SEQ] = epoch_seq",
-                    "cells[MirrorCell.EPOCH_SEQ] = durable_seq",
-                ),
-            ),
+            taken_back,
+            (Edit(output, "Output._begin_epoch", "cells[MirrorCell.EPOCH_SEQ] = epoch_seq", "cells[MirrorCell.EPOCH_SEQ] = durable_seq"),),
         ),
         "what is taken back is not said again": Mutation(
-            "P5: a higher epoch takes back all that lower ones said above what is confirmed, and says it again.",
-            (
-                Edit(
-                    output,
-                    "Output._begin_epoch",
-                    "self.progress[:] = standing_seq, INDEX_MAX, frame_ns",
-                    "pass",
-                ),
-            ),
+            taken_back,
+            (Edit(output, "Output._begin_epoch", "self.progress[:] = standing_seq, INDEX_MAX, frame_ns", "pass"),),
         ),
         "an epoch that told nothing is forgotten": Mutation(
             "P5: a higher epoch takes back all that lower ones said, that of an epoch of which no report was heard included.",
             (Edit(output, "Output._begin_epoch", "not cells[MirrorCell.EPOCH_TOLD]", "False"),),
-            why="none of 12,000 seeds: two crashes must meet, and between them nothing but markers; tests/shards/test_publisher.py holds it",
+            why=unseen,
         ),
         "a repeat counts as told": Mutation(
             "P5: only a report under an epoch itself tells what it takes back.",
-            (
-                Edit(
-                    publisher,
-                    "Publisher._send",
-                    "output.told |= self._send_range(output, start, end)",
-                    "self._send_range(output, start, end)\n    output.told = True",
-                ),
-            ),
-            why="none of 12,000 seeds: two crashes must meet, and between them nothing but markers; tests/shards/test_publisher.py holds it",
+            (Edit(publisher, "Publisher._send", "output.told |= self._send_range(output, start, end)",
+                  "self._send_range(output, start, end)\n    output.told = True"),),
+            why=unseen,
         ),
         "commands are taken before what is lost is taken back": Mutation(
             "P4: a worker takes no commands before the publisher has forgotten what was sent of others.",
             (Edit(worker, "Worker.settled", "self._provisional and not self._taken_up()", "False"),),
         ),
-    }
+    }  # fmt: skip
 
 
 def rules_of_output() -> dict[str, Mutation]:
