@@ -113,8 +113,8 @@ class StopRequest:
     """
     What SIGINT and SIGTERM ask for: the first one a clean stop, the second one an end at once.
 
-    Both are only noted, for whoever waits to look at: what a handler raises is lost if it meets a finalizer. Where nobody
-    looks, the second one is raised as well: until somebody has asked for the first time. And so is every later one.
+    Both are only noted, for whoever waits to look at: what a handler raises is lost if it meets a finalizer. Until somebody
+    has asked for the first time nobody looks, so the second one is raised as well; and so is every later one, always.
     """
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class StopRequest:
             signal.signal(number, self._on_signal)
 
     def asked(self) -> bool:
-        """True if a stop is wanted."""
+        """True if a stop is wanted; from now on somebody looks."""
         self._heeded = True
         return bool(self.wanted)
 

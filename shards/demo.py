@@ -50,6 +50,7 @@ class Demo:
         orders, seed, events, frame_orders: The flow.
         orders_per_second: Open-loop rate; 0: as fast as it is taken.
         say: Gets one line for each fact.
+        interrupted, at_once: True as soon as a stop is wanted, and as soon as it shall wait for nothing.
     """
 
     def __init__(

@@ -155,8 +155,8 @@ class Output:
         again, as by a publisher that starts. What of the market data came of what is lost nobody knows either; it begins
         anew with the images that a worker sends first.
 
-        A line takes back what the epochs since the last one heard of have lost: if of ours no report was heard, its own losses
-        and those that it would have told of.
+        A line takes back what is lost since the last epoch of which a report was heard: if of the one before ours none was,
+        ours take back what its lines would have, too.
         """
         views = self.views
         confirmed_seq = load_cell(*views.confirmed_seq)
