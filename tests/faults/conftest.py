@@ -35,7 +35,7 @@ from ringpit.shards.delivery import publisher_key
 from ringpit.shards.faults import VARIABLE
 from ringpit.shards.feeders import RouterEnd
 from ringpit.shards.flow import flow
-from ringpit.shards.layout import Role, prefix
+from ringpit.shards.layout import prefix
 from ringpit.shards.packed import CONTENT_TYPE, encode
 from ringpit.shards.peers import Peers
 from ringpit.testing.descent import ended, named_children
@@ -49,6 +49,7 @@ DEADLINE_SECONDS = 100.0  # for anything: a crowded machine is not a bug
 START_SECONDS = 280.0  # the first start on a machine compiles
 FRAME_ORDERS = 100
 DISK_BYTES = 4 << 20
+WORD_BYTES = 8
 CONFIG = """
 [exchange]
 name = "{name}"
@@ -153,9 +154,12 @@ def eventually(condition, what, seconds=DEADLINE_SECONDS):
     return found
 
 
-def stopped(child):
-    """True if a process stands still until somebody resumes it."""
-    return child.status() == psutil.STATUS_STOPPED
+def stopped(process):
+    """True if no thread of a process moves until somebody resumes it: they stop one after the other."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        threads = [psutil.Process(thread.id) for thread in process.threads()]
+        return all(thread.status() == psutil.STATUS_STOPPED for thread in threads)
+    return False
 
 
 class ExchangeProcess:
@@ -234,33 +238,27 @@ class ExchangeProcess:
     def held(self, but):
         """Stop every process of it that moves, but one, for the body: nothing else writes to shared memory then."""
         supervisor = psutil.Process(self.process.pid)
-        supervisor.suspend()  # first: it starts and kills nobody any more
-        eventually(lambda: not self._being_born(), lambda: f"somebody has no name: {self.said()}")
-        moving = [
-            child
-            for child in self.children_of_roles()
-            if child.pid != but.pid and not (ended(child) or stopped(child))
-        ]
-        for child in moving:
-            child.suspend()
-        for child in moving:
-            eventually(lambda: stopped(child), lambda: f"{child} moves: {self.said()}")  # noqa: B023 - it is called here
+        held = []
         try:
+            self._hold([supervisor], held)  # it starts and kills nobody any more
+            self._hold(supervisor.children(), held)  # the fork server too: it may have been asked for one more
+            self._hold([child for child in supervisor.children(recursive=True) if child != but], held)
             yield
         finally:
-            for child in (*moving, supervisor):  # in this order nobody is killed for standing still
-                child.resume()
+            for process in reversed(held):  # the supervisor last: nobody is killed for standing still
+                process.resume()
 
-    def _being_born(self):
-        """Children of the fork server that do not have their names yet."""
-        helpers = psutil.Process(self.process.pid).children()
-        known = {child.pid for child in (*helpers, *self.children_of_roles())}
-        return [child for _, child in named_children(self.process.pid) if child.pid not in known]
-
-    def children_of_roles(self):
-        """Every process of a role, two of one name while a worker is taken over."""
-        labels = {role.label for role in Role}
-        return [child for name, child in named_children(self.process.pid) if name.partition("-")[0] in labels]
+    def _hold(self, processes, held):
+        """Stop those that move, whether they have a name yet or not, and wait until they stand."""
+        moving = [process for process in processes if not (ended(process) or stopped(process))]
+        for process in moving:
+            process.suspend()
+            held.append(process)
+        for process in moving:
+            eventually(
+                lambda: stopped(process) or ended(process),  # noqa: B023 - it is called here
+                lambda: f"{process} moves: {self.said()}",  # noqa: B023 - as above
+            )
 
     def memory_but(self, name):
         """Name to content of every segment but one."""
@@ -269,6 +267,18 @@ class ExchangeProcess:
             for segment in self.shared_memory()
             if segment != name
         }
+
+    def changed(self, before, name):
+        """Name of every segment but one that is not as it was, to the offsets of its words that differ."""
+        after = self.memory_but(name)
+        found = {}
+        for segment in before.keys() | after.keys():
+            old, new = before.get(segment, b""), after.get(segment, b"")
+            offsets = range(0, max(len(old), len(new)), WORD_BYTES)
+            words = [at for at in offsets if old[at : at + WORD_BYTES] != new[at : at + WORD_BYTES]]
+            if words:
+                found[segment] = words
+        return found
 
     def kill_all(self):
         """SIGKILL for every process of it at once, as a power cut would; returns when all are gone."""
