@@ -27,8 +27,9 @@ from ringpit.perf.load_ring import LATE_NS, reports_of
 from ringpit.shards.amqp import Link
 from ringpit.shards.config import Config
 from ringpit.shards.outbox import Outbox
-from ringpit.shards.processes import endpoint_of, say_as
+from ringpit.shards.processes import endpoint_of
 from ringpit.shards.routes import queue_of
+from ringpit.shards.saying import say_as
 
 WINDOW: Final = 8_192
 CALL_DELIVERIES: Final = 32  # between two looks at what came back

@@ -22,8 +22,9 @@ from ringpit.shards.config import Config
 from ringpit.shards.feeders import become_child, feed_rabbit
 from ringpit.shards.outbox import Outbox
 from ringpit.shards.outlet import encoded_properties
-from ringpit.shards.processes import endpoint_of, say_as
+from ringpit.shards.processes import endpoint_of
 from ringpit.shards.routes import queue_of
+from ringpit.shards.saying import say_as
 from ringpit.shards.sinks import PACKED, Identity
 
 BROKERS: Final = {"rabbitmq": "RINGPIT_RABBITMQ_PID", "kafka": "RINGPIT_KAFKA_PID"}

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from ringpit.shards.exits import Exit
+from ringpit.shards.saying import say
 
 app = typer.Typer(
     name="query",
@@ -220,7 +221,7 @@ def asked(config: Path | None, patience: float, question: Callable[[Any], list[F
             Exit.UNAVAILABLE,
             f"{error.filename} may be opened by the exchange's own user only: ask as that",
         )
-    print(f"ringpit: {failure}", file=sys.stderr, flush=True)
+    say(failure)
     raise typer.Exit(code)
 
 

@@ -17,6 +17,7 @@ import typer
 from ringpit.shards import asking, latency, logtool, timetravel
 from ringpit.shards.doctor import doctor
 from ringpit.shards.exits import Exit
+from ringpit.shards.saying import say
 
 app = typer.Typer(
     name="ringpit",
@@ -30,11 +31,6 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="TOML file; without one the defaults hold.", show_default=False),
 ]
-
-
-def say(text: str) -> None:
-    """One line for one fact, on standard error."""
-    print(f"ringpit: {text}", file=sys.stderr, flush=True)
 
 
 def fail(error: BaseException, code: Exit) -> typer.Exit:

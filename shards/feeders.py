@@ -29,8 +29,9 @@ from ringpit.shards.layout import Role, ingress_layout, segment_name
 from ringpit.shards.outbox import Outbox
 from ringpit.shards.packed import CONTENT_TYPE, encode
 from ringpit.shards.peers import Peers
-from ringpit.shards.processes import PR_SET_PDEATHSIG, endpoint_of, say_as
+from ringpit.shards.processes import PR_SET_PDEATHSIG, endpoint_of
 from ringpit.shards.routes import queue_of, routers_of
+from ringpit.shards.saying import say_as
 
 NAP_SECONDS: Final = 0.0002
 RABBIT_WINDOW: Final = 512

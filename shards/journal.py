@@ -24,7 +24,6 @@ Invariants:
 """
 
 import os
-import sys
 import threading
 import time
 import traceback
@@ -45,6 +44,7 @@ from ringpit.shards.kernels import kernel
 from ringpit.shards.layout import Role
 from ringpit.shards.marks import mark
 from ringpit.shards.peers import Peers
+from ringpit.shards.saying import say_as
 from ringpit.wal.errors import Fenced, LogError
 from ringpit.wal.log import Log
 from ringpit.wal.writer import BatchWriter
@@ -243,7 +243,7 @@ class Journal:
             self.open()
             self._work()
         except LogError as error:
-            print(f"journal: {error}", file=sys.stderr, flush=True)
+            say_as("journal")(str(error))
             os._exit(Exit.FENCED if isinstance(error, Fenced) else Exit.LOG_FAILED)
         except BaseException:  # noqa: BLE001 - a thread that dies silently would lose orders
             traceback.print_exc()

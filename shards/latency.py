@@ -21,6 +21,7 @@ import typer
 
 from ringpit.shards.asking import ConfigFile
 from ringpit.shards.exits import Exit
+from ringpit.shards.saying import say
 
 app = typer.Typer(add_completion=False)
 
@@ -82,5 +83,5 @@ def latency(
         raise typer.Exit(Exit.STOPPED) from None
     else:
         return
-    print(f"ringpit: {failure}", file=sys.stderr, flush=True)
+    say(failure)
     raise typer.Exit(code)

@@ -28,6 +28,7 @@ from ringpit.ipc.histogram import QUANTILES, mean, summary
 from ringpit.shards.asking import console_of_any_width
 from ringpit.shards.config import load
 from ringpit.shards.latency_files import Export
+from ringpit.shards.saying import say
 from ringpit.shards.stages import (
     MEDIAN,
     STAGES,
@@ -317,6 +318,6 @@ def watch_exchange(config: Path | None, asked: Asked) -> None:
         runs = watch.runs()
     if export is not None:
         for line in export.finish(rows_of, verdict_of):
-            print(f"ringpit: {line}", file=sys.stderr, flush=True)
+            say(line)
     if not runs:
-        print("ringpit: the exchange has stopped", file=sys.stderr, flush=True)
+        say("the exchange has stopped")

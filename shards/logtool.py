@@ -30,6 +30,7 @@ import typer
 from ringpit.shards.asking import AsJson, Fields, console_of_any_width, print_json, print_table
 from ringpit.shards.exits import Exit
 from ringpit.shards.instance import nonce_of
+from ringpit.shards.saying import say
 
 app = typer.Typer(
     name="wal",
@@ -73,11 +74,6 @@ BATCH_COLUMNS: Final = (
     "Time",
     "Note",
 )
-
-
-def say(text: str) -> None:
-    """One line on standard error."""
-    print(f"ringpit: {text}", file=sys.stderr, flush=True)
 
 
 def load_config(path: Path | None) -> Any:

@@ -47,6 +47,7 @@ from ringpit.shards.pinning import be_realtime
 from ringpit.shards.publisher import Count, Publisher, Settings
 from ringpit.shards.router import Router
 from ringpit.shards.routes import queue_of
+from ringpit.shards.saying import say_as
 from ringpit.shards.sinks import FileSink, NoSink, ReportsOnly, Sink, SinkFailed, StreamSink
 from ringpit.shards.worker import Worker, WorkerFrozen
 from ringpit.wal.errors import (
@@ -84,15 +85,6 @@ REFUSALS: Final = (
     SegmentError,
     BrokerRefused,
 )
-
-
-def say_as(name: str) -> Callable[[str], None]:
-    """A function that prints one line for one fact, with the process's name before it."""
-
-    def say(text: str) -> None:
-        print(f"{name}: {text}", file=sys.stderr, flush=True)
-
-    return say
 
 
 def enter(config: Config, role: Role, index: int) -> None:

@@ -12,7 +12,8 @@ from ringpit.engine.records import REPORT
 from ringpit.shards.amqp import Link
 from ringpit.shards.config import Config
 from ringpit.shards.feeders import become_child
-from ringpit.shards.processes import endpoint_of, say_as
+from ringpit.shards.processes import endpoint_of
+from ringpit.shards.saying import say_as
 from ringpit.shards.sinks import PACKED
 
 PREFETCH: Final = 1_000

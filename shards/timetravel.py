@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from ringpit.shards.asking import print_depth, print_table
 from ringpit.shards.exits import Exit
-from ringpit.shards.logtool import load_config, progress_bar, say, told
+from ringpit.shards.logtool import load_config, progress_bar, told
+from ringpit.shards.saying import say
 
 
 class Asked(NamedTuple):
