@@ -546,7 +546,12 @@ class Supervisor:
         Stop in the order of the flow, each role when the one before has gone; kill what does not go in time.
 
         If it has to end at once, it returns: leaving the context kills what is left, and the next start makes the rest again.
+        So it does while a worker of the start reads its log, which may take long, and has answered nobody yet.
         """
+        reading = [child.name for child in self.children.values() if self._reads(child)]
+        if reading:
+            self._say(f"ended while {', '.join(reading)} read the log: the next start reads it again")
+            return
         self._bring_back()
         self._stopping = True
         for role in Role:
@@ -556,8 +561,9 @@ class Supervisor:
                 self._board.store(f"{role.label}.{child.index}.stop", 1)
             deadline = time.monotonic() + 2 * self.config.exchange.stop_seconds + KILL_GRACE_SECONDS
             for child in children:
-                assert child.process is not None
-                self._await_end(child.process, deadline)
+                self._await_end(child, deadline)
+                if child.process is None:
+                    continue  # a follower that became the worker, which is asked in its turn
                 if child.process.exitcode is None and self._at_once():
                     self._say(
                         "ended at once: what is not confirmed yet, the next start makes again from the log"
@@ -572,11 +578,14 @@ class Supervisor:
                     self._code = self._code or exit_of(child.exits[-1])
         self._say("stopped: " + ", ".join(child.name for child in self.children.values()))
 
-    def _await_end(self, process: ForkServerProcess, deadline: float) -> None:
-        """Wait until a process has ended, or there is no time left."""
-        process.join(WATCH_SECONDS)
-        while process.exitcode is None and time.monotonic() < deadline and not self._at_once():
-            process.join(WATCH_SECONDS)
+    def _await_end(self, child: Child, deadline: float) -> None:
+        """Wait until a process has ended or is another child's, as of a follower that takes over, or there is no time left."""
+        while child.process is not None:
+            child.process.join(WATCH_SECONDS)
+            self._see_take_overs()
+            ended = child.process is None or child.process.exitcode is not None
+            if ended or time.monotonic() >= deadline or self._at_once():
+                return
 
     def _bring_back(self) -> None:
         """
@@ -595,6 +604,11 @@ class Supervisor:
             if self._at_once():
                 return
             self.watch()
+
+    def _reads(self, child: Child) -> bool:
+        """True of a worker that has never served since the exchange was started."""
+        begins = child.role is Role.WORKER and child.process is not None and not child.restarts
+        return begins and child.state in (State.STARTING, State.RECOVERING)
 
     def _lacks(self, child: Child) -> bool:
         """True if a process that others wait for in a stop is not there, and will be started."""

@@ -112,6 +112,11 @@ def die(supervisor, role, code):
     return supervisor.watch(0.0)
 
 
+def serve(supervisor):
+    """The worker has read its log and serves."""
+    supervisor.children[Role.WORKER, 0].segment.store("state", State.RUNNING)
+
+
 def come_back(supervisor, role):
     """Have the supervisor look until a role's process runs again; a bounded number of looks."""
     for _ in range(1_000):
@@ -215,6 +220,7 @@ def test_a_long_life_starts_the_count_again(supervisor, said):
 
 def test_a_stop_that_was_not_clean_is_no_success(supervisor, said):
     """All are asked to stop, in the order of the flow; one that ends otherwise than asked makes the exit code not 0."""
+    serve(supervisor)
     for role, code in ((Role.ROUTER, 0), (Role.WORKER, -9), (Role.PUBLISHER, 0)):
         supervisor.children[role, 0].process.leaves_with = code
     supervisor.stop()
@@ -228,6 +234,7 @@ def test_a_stop_that_was_not_clean_is_no_success(supervisor, said):
 @pytest.mark.parametrize("seen", [False, True])
 def test_a_stop_brings_back_whoever_has_work_left(supervisor, role, seen):
     """Dead, seen or not yet, and waiting for its next start, a worker or publisher is started and then asked to stop."""
+    serve(supervisor)
     child = supervisor.children[role, 0]
     child.deaths = 8  # it would wait for seconds
     child.process.end(-9)
@@ -241,9 +248,32 @@ def test_a_stop_brings_back_whoever_has_work_left(supervisor, role, seen):
     assert (2, [-9, 0], Exit.STOPPED) == (child.incarnation, child.exits, supervisor.code)
 
 
+@pytest.mark.parametrize("state", [State.STARTING, State.RECOVERING])
+def test_a_stop_waits_for_nobody_who_still_reads_the_log(supervisor, said, state):
+    """A worker of the start has answered nobody yet, and its log may be long: everything is left to the next start."""
+    worker = supervisor.children[Role.WORKER, 0]
+    worker.segment.store("state", state)
+    supervisor.stop()
+    assert worker.process.exitcode is None
+    assert ["ended while worker-0 read the log: the next start reads it again"] == said
+    assert Exit.STOPPED == supervisor.code
+
+
+def test_a_stop_waits_for_a_worker_that_has_died_and_reads_the_log(supervisor, said):
+    """It has answered before, and what it has to tell again goes out before the stop."""
+    assert die(supervisor, Role.WORKER, -9)
+    come_back(supervisor, Role.WORKER)
+    for child in supervisor.children.values():
+        child.process.leaves_with = 0
+    supervisor.children[Role.WORKER, 0].segment.store("state", State.RECOVERING)
+    supervisor.stop()
+    assert "stopped: router-0, worker-0, publisher-0" == said[-1]
+
+
 @pytest.mark.parametrize("looks", [0, 2])
 def test_a_stop_that_shall_end_at_once_waits_for_nobody(supervisor, said, looks):
     """Asked before or while it waits for a process that does not end: it says so, and leaves the rest as it is."""
+    serve(supervisor)
     answers = iter([False] * looks)
     supervisor._at_once = lambda: next(answers, True)
     supervisor.stop()
@@ -298,6 +328,7 @@ def test_who_leads_is_the_worker(pair, said):
 
 def test_a_stop_gives_a_follower_the_time_to_take_over(pair, monkeypatch):
     """Its worker died just before: the follower becomes it, and is then asked to stop as the worker."""
+    serve(pair)
     worker, follower = (pair.children[role, 0] for role in (Role.WORKER, Role.FOLLOWER))
     old, watch, looks = worker.process, pair.watch, []
     for child in pair.children.values():
@@ -319,12 +350,31 @@ def test_a_stop_gives_a_follower_the_time_to_take_over(pair, monkeypatch):
 
 def test_a_stop_that_shall_end_at_once_does_not_wait_for_a_take_over(pair, monkeypatch):
     """Nor for a follower that has been called, and does not come."""
+    serve(pair)
     pair.children[Role.WORKER, 0].process.end(-9)
     pair._at_once = lambda: True
     looks, watch = [], pair.watch
     monkeypatch.setattr(pair, "watch", lambda *_: looks.append(watch(0.0)))
     pair.stop()
     assert 1 == len(looks)
+
+
+def test_a_follower_that_takes_over_in_a_stop_is_asked_as_the_worker(pair):
+    """It had found its worker silent, and looks at its own word no more: who waits for it sees that it leads."""
+    serve(pair)
+    worker, follower = (pair.children[role, 0] for role in (Role.WORKER, Role.FOLLOWER))
+    for child in pair.children.values():
+        child.process.leaves_with = 0
+    old, new, join = worker.process, follower.process, follower.process.join
+
+    def take_over(_timeout_seconds=None):
+        lead(pair)
+        new.join = join
+
+    new.join = take_over
+    pair.stop()
+    assert (1, [-9, 0], Exit.STOPPED) == (worker.take_overs, worker.exits, pair.code)
+    assert (-9, 0, None) == (old.exitcode, new.exitcode, follower.process)
 
 
 @pytest.mark.usefixtures("clock")
