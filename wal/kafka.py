@@ -78,6 +78,9 @@ PASSING: Final = frozenset(  # what a broker says while it takes a partition ove
         KafkaError.UNKNOWN_LEADER_EPOCH,
     }
 )
+TOO_FEW_BROKERS: Final = frozenset(
+    {KafkaError.INVALID_REPLICATION_FACTOR}
+)  # said of a live one that was silent too
 FENCED: Final = (
     KafkaError._FENCED,  # noqa: SLF001  likewise
     KafkaError.PRODUCER_FENCED,
@@ -545,21 +548,25 @@ def _remove_empty_topic(settings: KafkaSettings) -> bool:
     return True
 
 
-def _patiently(ask: Callable[[float], _T], settings: KafkaSettings) -> _T:
+def _patiently(ask: Callable[[float], _T], settings: KafkaSettings, passing: frozenset[int] = PASSING) -> _T:
     """
     Ask again what a broker could not say yet, until time is up; `ask` gets the seconds that are left.
 
     Metadata may name a leader before that broker has made the partition (seen for a new topic on a busy disk), and
     the client itself asks three times within half a second. Raises what the last try raised, KafkaException.
     """
-    deadline = time.monotonic() + settings.connect_timeout_seconds
+    left_seconds = settings.connect_timeout_seconds
+    deadline = time.monotonic() + left_seconds
     while True:
         try:
-            return ask(deadline - time.monotonic())
+            return ask(left_seconds)
         except KafkaException as error:
-            if _code(error) not in PASSING or time.monotonic() + 2 * POLL_SECONDS >= deadline:
+            if _code(error) not in passing:
+                raise
+            time.sleep(POLL_SECONDS)
+            left_seconds = deadline - time.monotonic()
+            if left_seconds < POLL_SECONDS:
                 raise  # the reason; a last try in no time would only say that time was up
-        time.sleep(POLL_SECONDS)
 
 
 def _watermarks(consumer: Consumer, settings: KafkaSettings, number: int) -> tuple[int, int]:
@@ -652,7 +659,11 @@ def _create_topic(admin: AdminClient, settings: KafkaSettings) -> None:
         configuration["flush.messages"] = str(settings.flush_messages)
     topic = NewTopic(settings.topic, settings.shards, settings.replication_factor, config=configuration)
     try:
-        _only(admin.create_topics([topic], request_timeout=settings.connect_timeout_seconds))
+        _patiently(
+            lambda seconds: _only(admin.create_topics([topic], request_timeout=seconds)),
+            settings,
+            TOO_FEW_BROKERS,
+        )
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise
