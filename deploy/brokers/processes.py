@@ -18,6 +18,7 @@ Invariants:
 # ruff: noqa: INP001  a folder that Python runs as a program, not a package that is imported
 import os
 import secrets
+import select
 import signal
 import socket
 import time
@@ -126,13 +127,29 @@ def send(pid: int, number: int) -> None:
         return
 
 
+def end(pid: int, number: int) -> bool:
+    """
+    Send a signal to a process and return whether it ends in END_SECONDS, with all its threads.
+
+    One of them may sit in a sync of the disk, and keep the ports and locks while the process looks dead already.
+    """
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        send(pid, number)
+        return bool(select.select([handle], [], [], END_SECONDS)[0])
+    finally:
+        os.close(handle)
+
+
 def kill_leader(folder: Path, name: str, program: str) -> None:
     """End the broker itself with SIGKILL, as a crash would, and return when it is gone."""
     pid = leader(folder, name, program)
     if pid is None:
         raise BrokerError(f"{name} does not run in {folder}: start it first")
-    send(pid, signal.SIGKILL)
-    if not wait_until(lambda: leader(folder, name, program) is None, END_SECONDS):
+    if not end(pid, signal.SIGKILL):
         raise BrokerError(f"{name}: process {pid} survived SIGKILL for {END_SECONDS:.0f} s; look at it with ps")
 
 
@@ -140,8 +157,7 @@ def end_all(folder: Path, name: str, program: str) -> None:
     """Ask the broker to stop, wait, then make sure that none of its processes is left."""
     pid = leader(folder, name, program)
     if pid is not None:
-        send(pid, signal.SIGTERM)
-        wait_until(lambda: leader(folder, name, program) is None, END_SECONDS)
+        end(pid, signal.SIGTERM)
 
     def nobody_left() -> bool:
         """Send SIGKILL to what remains and tell whether anything did."""
