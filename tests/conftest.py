@@ -26,6 +26,7 @@ WHOLE = (
     "integration",
     "perf",
 )  # folders of tests that start whole exchanges, brokers or benchmarks
+WHOLE_SECONDS = 600  # for each of them: the first start on a machine compiles
 SHARED_MEMORY = Path("/dev/shm")
 LEFT_OVER_SECONDS = 15.0
 HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")  # they end with this process
@@ -53,6 +54,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.relative_to(config.rootpath).parts[1] in WHOLE:
             item.add_marker(pytest.mark.whole)
+            if not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(WHOLE_SECONDS))
         if bool(item.get_closest_marker("soak")) != soak:
             item.add_marker(pytest.mark.skip(reason="not a soak test" if soak else "long: make soak"))
         if INTERPRETED and item.get_closest_marker("compiled"):

@@ -10,6 +10,7 @@ import pytest
 
 from ringpit.testing.brokers import PROGRAM, ROOT
 
+COMMAND_SECONDS = 180.0  # the program itself gives a broker 120 to start
 NAMED_ELSEWHERE = ("RINGPIT_RABBITMQ_URL", "RINGPIT_KAFKA_BOOTSTRAP", "RINGPIT_BROKERS_FOLDER")
 
 
@@ -22,7 +23,7 @@ def run(folder, *arguments, **environment):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=COMMAND_SECONDS,
         check=False,
     )
 

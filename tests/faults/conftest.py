@@ -14,6 +14,7 @@ output then, it was lost.
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -214,9 +215,19 @@ class ExchangeProcess:
 
     def kill(self, name):
         """SIGKILL for one role's process, whichever incarnation lives; returns when it is gone."""
-        child = self.child(name)
-        child.kill()
-        child.wait(DEADLINE_SECONDS)
+
+        def killed():
+            child = self.child(name)
+            if ended(child):  # by itself, or by an earlier kill
+                return False
+            try:
+                child.kill()
+            except psutil.NoSuchProcess:
+                return False
+            child.wait(DEADLINE_SECONDS)
+            return True
+
+        self.until(killed, f"{name} does not live long enough to be killed")
 
     def kill_supervisor(self):
         """SIGKILL for the supervisor, whose children and shared memory go with it, and another life."""
@@ -282,14 +293,14 @@ class ExchangeProcess:
 
     def kill_all(self):
         """SIGKILL for every process of it at once, as a power cut would; returns when all are gone."""
+        everybody = [child for _, child in named_children(self.process.pid)]
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        eventually(lambda: not self.living(), lambda: f"{self.living()} live")
+        eventually(lambda: all(map(ended, everybody)), lambda: f"of {everybody} some live")
 
     def restarts(self):
         """How often each process was started again."""
-        lines = [line.split() for line in self.said().splitlines() if ": started again, incarnation" in line]
-        return Counter(words[1].rstrip(":") for words in lines)
+        return Counter(re.findall(r"^ringpit: (\S+): started again, incarnation", self.said(), re.MULTILINE))
 
     def living(self):
         """Everything that it started and that is not dead yet."""
@@ -299,9 +310,9 @@ class ExchangeProcess:
         """Wait for a condition."""
         eventually(condition, lambda: f"{what}: {self.said()}")
 
-    def until_ended(self, child, seconds):
-        """Wait until a process of it is dead, but not for long."""
-        eventually(lambda: ended(child), lambda: f"{child} goes on: {self.said()}", seconds)
+    def until_ended(self, child):
+        """Wait until a process of it is dead."""
+        self.until(lambda: ended(child), f"{child} goes on")
 
     def until_said(self, text):
         """Wait until it has printed something."""
@@ -328,9 +339,9 @@ class ExchangeProcess:
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         return ended.returncode, ended.stdout + ended.stderr
 
-    def use_shards(self, count):
-        """Have the next lives run so many shards."""
-        self.environment["RINGPIT__EXCHANGE__SHARDS"] = str(count)
+    def use(self, setting, value):
+        """Have the next lives run with another value of a setting, such as exchange.shards."""
+        self.environment[f"RINGPIT__{setting.upper().replace('.', '__')}"] = str(value)
         self.config = load(self.config_file, environment=self.environment)
 
     def shared_memory(self):

@@ -108,7 +108,9 @@ def torn_anywhere(make_exchange, make_flow_on, count, seed):
     """Cut the last batch of a log, which nobody was told to be durable, at random bytes, and start; then judge."""
     print(f"seed {seed}")
     chance = random.Random(seed)
-    exchange = make_exchange(ONLY_AT_THE_END, "worker-0.1:DURABLE:SIGSTOP:2").start()
+    exchange = make_exchange(ONLY_AT_THE_END, "worker-0.1:DURABLE:SIGSTOP:2")
+    exchange.use("log.segment_bytes", 1 << 26)  # one file, or the newest might be one that has just been begun
+    exchange.start()
     flow = make_flow_on(exchange, ORDERS, seed, window=10)
     worker = exchange.child("worker-0")
     exchange.until(lambda: flow.offer_some() or worker.status() == psutil.STATUS_STOPPED, "it does not stop")

@@ -75,7 +75,9 @@ def test_kills_where_reports_are_released_early(make_exchange, make_flow_on, mor
     assert_clean_stop(exchange)
     exchange.assert_reported(flow.commands)  # a lost trade's file does not say that it is
     assert all(line["Provisional"] for line in exchange.lines("reports"))
-    assert max(line["Epoch"] for line in exchange.lines("reports")) > 3
+    assert max(line["Epoch"] for line in exchange.lines("reports")) >= (
+        3 if more else 4
+    )  # a take-over makes no epoch
 
 
 def test_everybody_may_die_where_followers_follow(make_exchange, make_flow_on):

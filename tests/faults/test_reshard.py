@@ -37,7 +37,7 @@ def test_a_reshard_that_is_killed_changes_nothing_or_is_done(make_exchange, make
     assert -signal.SIGKILL == exchange.reshard(3, "TOPOLOGY_COUNTS")[0]
     code, said = exchange.reshard(3)
     assert (2, True) == (code, "there are as many already (topology generation 2)" in said), said
-    exchange.use_shards(3)
+    exchange.use("exchange.shards", 3)
     exchange.start()
     flow.connect().finish()
     assert 0 == exchange.stop(), exchange.said()

@@ -6,7 +6,9 @@ ORDERS = 20_000
 
 pytestmark = pytest.mark.compiled
 OFTEN = "[snapshots]\ninterval_seconds = 1\n"
-FOLLOWED = OFTEN + "[follower]\nenabled = true\n"
+FOLLOWED = (
+    OFTEN + "[follower]\nenabled = true\nheartbeat_ms = 5000\n"
+)  # whoever dies is seen at once; nobody hangs
 
 
 def snapshots_of(exchange):
@@ -44,7 +46,13 @@ def test_whoever_dies_at_a_snapshot_costs_nothing(make_exchange, make_flow_on, m
     """Killed with a snapshot that does not count yet, or that has just begun to count: whole or not at all, and nothing is lost."""
     first = 1 if who == "worker" else 2
     faults = ",".join(f"{who}-{shard}.{first}:{step}:SIGKILL:1" for shard in (0, 1))
-    exchange = make_exchange(more, faults).start()
+    exchange = make_exchange(more, faults)
+    exchange.use(
+        "rings.journal_slots", 1 << 17
+    )  # more than is sent: no follower is let go before its first snapshot
+    exchange.start()
+    if who == "follower":
+        exchange.until_followed()
     flow = make_flow_on(exchange, 2 * ORDERS, seed=43, window=20)
     for shard in (0, 1):
         exchange.until(

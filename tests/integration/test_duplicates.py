@@ -11,7 +11,7 @@ from ringpit.testing.exchange import RingFeeder
 from ringpit.testing.judge import answers_of, assert_exact, assert_once_in_effect, model_of, received_by
 from ringpit.testing.submissions import PACKED, Submission, by_event, differences, one_exchange
 
-pytestmark = [pytest.mark.compiled, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.compiled
 DELIVERIES, ORDERS_EACH, EVENTS = 2_000, 5, 20  # that count; the window of keys holds all of them
 OTHER_SHARE = 0.02  # of what comes again has another body
 LIMITS = {"events": 64, "orders": 1 << 14, "levels": 1 << 14, "keys": 1 << 13}

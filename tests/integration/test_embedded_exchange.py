@@ -13,7 +13,7 @@ from ringpit.testing.exchange import RingFeeder
 from ringpit.testing.judge import model_of, received_by
 from ringpit.testing.submissions import PACKED, Submission, by_event, cut, day, differences, one_exchange
 
-pytestmark = [pytest.mark.compiled, pytest.mark.timeout(600)]  # the first start on a machine compiles
+pytestmark = pytest.mark.compiled
 ORDERS, EVENTS, SEED = 20_000, 20, 20_261_201
 LARGEST = 100  # commands of a delivery that touches both shards
 IDLE_SECONDS = 60.0  # patience

@@ -17,7 +17,7 @@ from ringpit.testing.exchange import RingFeeder
 from ringpit.testing.submissions import PACKED, Submission
 from ringpit.wal.frames import NO_ROUTER
 
-pytestmark = [pytest.mark.compiled, pytest.mark.timeout(600)]  # the first start on a machine compiles
+pytestmark = pytest.mark.compiled
 LIMITS = {"events": 64, "orders": 1 << 12, "levels": 1 << 14, "keys": 1 << 13}
 EVENTS, SHARDS, ACCOUNT = 6, 2, 77
 MS = 1_000_000
@@ -105,7 +105,7 @@ def test_each_order_expires_once_and_at_its_time(make_exchange, routers):
     feed(exchange, orders(1, soon), orders(101, late), orders(201, [0] * 6), orders(301, [1]))
     wait_for_deaths(exchange, len(soon) + 1)
 
-    with Client(exchange.config) as client:
+    with Client(exchange.config, patience_seconds=60) as client:
         left = client.open_orders(ACCOUNT)
         assert [*range(101, 107), *range(201, 207)] == sorted(left["order"].tolist())
         live = client.digests()

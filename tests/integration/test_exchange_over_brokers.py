@@ -10,7 +10,7 @@ from ringpit.testing.garbage import HEADERS, garbage
 from ringpit.testing.judge import answers_of, assert_exact, assert_once_in_effect
 from ringpit.testing.submissions import by_event, cut, day, differences, one_exchange
 
-pytestmark = [pytest.mark.brokers, pytest.mark.compiled, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.brokers, pytest.mark.compiled]
 EVENTS, SEED = 24, 20_261_207
 MORE = 100  # deliveries that are on their way when something ends
 GARBAGE = 10_000

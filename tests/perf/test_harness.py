@@ -159,7 +159,6 @@ def test_without_a_compiler_the_other_queue_is_left_out_with_the_reason(monkeypa
 
 
 @pytest.mark.compiled
-@pytest.mark.timeout(600)  # the first start on a machine compiles
 def test_the_waiting_benchmark_measures_latency_and_cost(tmp_path):
     """One mode, a few records: a latency after each gap, and the cost of each kind of process, which adds up."""
     results = tmp_path / "wait.jsonl"

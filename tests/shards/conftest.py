@@ -13,6 +13,9 @@ def endpoint_of():
 
     def make(url, **settings):
         scheme, host, path, _, _ = urlsplit(url)
-        return Endpoint(url=urlunsplit((scheme, host, path, "", "")), **settings)
+        wanted = {
+            "connect_timeout_seconds": 60.0
+        } | settings  # a slow broker is tried once, not again and again
+        return Endpoint(url=urlunsplit((scheme, host, path, "", "")), **wanted)
 
     return make

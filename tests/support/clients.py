@@ -183,7 +183,10 @@ class Clients:
         """A channel that consumes nothing; what the old one held comes first again."""
         assert self._connection is not None
         if self._connection.is_open:
-            self._connection.close()
+            with suppress(
+                AMQPError
+            ):  # the broker may have given it up: nobody took a turn for longer than its heartbeats
+                self._connection.close()
         self._connect_quietly()
         return self._channel
 

@@ -104,11 +104,16 @@ class RunningExchange:
         """Poll a condition while the exchange runs. Raises ExchangeFailed with `last_seen()` when time is up or it ends."""
         process = self._running()
         deadline = time.monotonic() + seconds
-        while not holds():
+        while True:
+            late = (
+                time.monotonic() > deadline
+            )  # before a last look: this process may be the one that was held up
+            if holds():
+                return
             try:
                 code = process.wait(TURN_SECONDS)
             except subprocess.TimeoutExpired:
-                if time.monotonic() > deadline:
+                if late:
                     raise ExchangeFailed(
                         f"after {seconds:.0f} s {last_seen()}; it printed:\n{self.printed()}"
                     ) from None
@@ -136,11 +141,8 @@ class RunningExchange:
         return code
 
     def kill(self) -> None:
-        """End every process of it at once, as a power cut would."""
-        process = self._running()
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        self._process = None
+        """End every process of it at once, as a power cut would; returns when all are gone."""
+        self._end_by(lambda pid: os.killpg(pid, signal.SIGKILL))
 
     def child(self, name: str) -> psutil.Process:
         """One process, such as worker-0, as soon as it is there. Raises ExchangeFailed if it does not come."""
@@ -175,9 +177,13 @@ class RunningExchange:
 
     def kill_supervisor(self) -> None:
         """End its supervisor alone, as a crash would; returns when all its children have followed it."""
+        self._end_by(lambda pid: os.kill(pid, signal.SIGKILL))
+
+    def _end_by(self, kill: Callable[[int], None]) -> None:
+        """Kill, given the supervisor's pid, and wait until nobody of it is left."""
         process = self._running()
         children = [child for _, child in named_children(process.pid)]
-        process.kill()
+        kill(process.pid)
         process.wait()
         psutil.wait_procs(children, STOP_SECONDS)
         self._process = None

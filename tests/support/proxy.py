@@ -76,8 +76,7 @@ class KafkaProxy:
         self._faults: defaultdict[int, deque[Fault]] = defaultdict(deque)
         self._standing: Counter[int] = Counter()
         self._lock = threading.Lock()
-        self._flowing = threading.Event()
-        self._flowing.set()
+        self._flowing: defaultdict[int, threading.Event] = defaultdict(_set_event)
         self._closing = threading.Event()
         self._connections: list[_Connection] = []
         self._thread = threading.Thread(target=self._accept, name="proxy", daemon=True)
@@ -101,13 +100,15 @@ class KafkaProxy:
             connection.cut()
 
     @contextmanager
-    def requests_held(self) -> Iterator[None]:
-        """Let no request pass during the body; afterwards all of them go on their way. Answers pass."""
-        self._flowing.clear()
+    def requests_held(self, kind: int) -> Iterator[None]:
+        """Let no request of a kind pass during the body; afterwards all of them go on their way. Answers pass."""
+        with self._lock:
+            flowing = self._flowing[kind]
+        flowing.clear()
         try:
             yield
         finally:
-            self._flowing.set()
+            flowing.set()
 
     def standing_count(self, kind: int) -> int:
         """How many requests of a kind are held on their way to Kafka now."""
@@ -117,7 +118,9 @@ class KafkaProxy:
     def close(self) -> None:
         """Cut everything and stop listening."""
         self._closing.set()
-        self._flowing.set()
+        with self._lock:
+            for flowing in self._flowing.values():
+                flowing.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
         self._listener.close()
@@ -164,7 +167,8 @@ class KafkaProxy:
         """Let a request stand still while they are held."""
         with self._lock:
             self._standing[kind] += 1
-        self._flowing.wait()
+            flowing = self._flowing[kind]
+        flowing.wait()
         with self._lock:
             self._standing[kind] -= 1
 
@@ -239,6 +243,13 @@ class _Connection:
             ):
                 break
         self.cut()
+
+
+def _set_event() -> threading.Event:
+    """An event that is set."""
+    event = threading.Event()
+    event.set()
+    return event
 
 
 def _frames(source: socket.socket) -> Iterator[bytes]:

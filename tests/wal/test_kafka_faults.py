@@ -41,6 +41,7 @@ def settings(request, kafka_bootstrap, make):
             topic=topic,
             shards=make.shard + 1,
             transactional=request.param,
+            connect_timeout_seconds=60,
             settings=PATIENCE,
         )
 
@@ -146,7 +147,7 @@ def test_appended_and_never_acknowledged(proxy, settings, make):
     stream = Stream(settings(proxy), make)
     stream.append(5)
     durable_seq = stream.writer.durable_seq
-    proxy.plan(PRODUCE, [Fault.DROP])
+    proxy.plan(PRODUCE, [Fault.DROP] * 100)  # however often the client tries again while we look
     records = make.frames(2, 1, first_order=stream.writer.next_seq, router=1)
     stream.written.append(records.tobytes())
     stream.log.append(stream.writer.cut(records, confirmed_seq=0)[0])

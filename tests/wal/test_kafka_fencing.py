@@ -31,7 +31,7 @@ from ringpit.wal.errors import LogError
 from ringpit.wal.kafka import KafkaLog, KafkaSettings
 from ringpit.wal.reader import recover
 from ringpit.wal.writer import BatchWriter
-log = KafkaLog(KafkaSettings(bootstrap_servers={bootstrap!r}, topic={topic!r}, shards=SHARD + 1, transactional={transactional}), SHARD)
+log = KafkaLog(KafkaSettings(bootstrap_servers={bootstrap!r}, topic={topic!r}, shards=SHARD + 1, transactional={transactional}, connect_timeout_seconds=60), SHARD)
 writer = BatchWriter(recover(log, SHARD, GENERATION, {nonce}, lambda *_: None), in_flight_max=8)
 try:
     while True:
@@ -54,6 +54,7 @@ def settings(kafka_bootstrap, make):
             topic=f"ringpit-fence-{uuid.uuid4().hex}",
             shards=make.shard + 1,
             transactional=transactional,
+            connect_timeout_seconds=60,
         )
 
     return made
@@ -211,7 +212,7 @@ def test_batches_that_arrive_after_the_next_claim(settings, owner, make, kafka_b
     chosen = settings(transactional=transactional)
     with KafkaProxy(kafka_bootstrap) as proxy:
         first = owner(replace(chosen, bootstrap_servers=proxy.bootstrap))
-        with proxy.requests_held():
+        with proxy.requests_held(PRODUCE):
             until(lambda: proxy.standing_count(PRODUCE), "a batch on its way")
             first.pause()
             log, inherited, _ = take_over(chosen, make)

@@ -18,8 +18,12 @@ def fresh(kafka_bootstrap):
     """A function that makes settings for a topic of its own."""
 
     def settings(**changes):
-        topic = f"ringpit-log-{uuid.uuid4().hex}"
-        return KafkaSettings(**({"bootstrap_servers": kafka_bootstrap, "topic": topic, "shards": 1} | changes))
+        wanted = {
+            "topic": f"ringpit-log-{uuid.uuid4().hex}",
+            "shards": 1,
+            "connect_timeout_seconds": 60,
+        } | changes
+        return KafkaSettings(bootstrap_servers=kafka_bootstrap, **wanted)
 
     return settings
 
@@ -176,6 +180,8 @@ def test_topic_made_again_is_another_log(fresh):
     admin = admin_of(settings)
     [deleted] = admin.delete_topics([settings.topic]).values()
     deleted.result(30)
+    while settings.topic in admin.list_topics(timeout=30).topics:  # the broker learns it from the controller
+        pass
     second = KafkaLog(settings, 0)
     assert first.cluster_id == second.cluster_id
     assert first.identity() != second.identity()
@@ -188,7 +194,7 @@ def test_record_without_a_batch_is_damage(fresh):
     """Somebody else's empty record in the partition is refused with its offset."""
     log = KafkaLog(fresh(), 0)
     log._producer.produce(log.settings.topic, value=None, partition=0)
-    log._producer.flush(10)
+    assert 0 == log._producer.flush(60)
     with pytest.raises(BatchDamaged, match=r"offset 0: a record must carry a batch, was empty"):
         list(log.read())
     log.close()

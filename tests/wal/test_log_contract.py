@@ -63,6 +63,7 @@ def place(request, make, tmp_path):
             shards=make.shard + 1,
             flush_messages=1,
             transactional=request.param == "transactional",
+            connect_timeout_seconds=60,
         )
         factories = [functools.partial(each, settings, make.shard) for each in (KafkaLog, KafkaView)]
     place = Place(*factories)

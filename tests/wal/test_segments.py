@@ -132,6 +132,7 @@ def numbered(make, count):
 def test_files_say_how_far_they_were_synced(make, tmp_path, monkeypatch):
     """Frames and `synced` are those of the naive twin: batches that shared a sync, and what was synced at last."""
     batches = numbered(make, 8)
+    monkeypatch.setattr(segments, "FACTS_SECONDS", 3600)  # no sync but those that are asked for
     log = SegmentLog(tmp_path, make.shard)
     log.append(batches[0])
     make.wait_durable(log, 1)
@@ -600,6 +601,7 @@ def test_really_full_disk(make, tmp_path):
 
 def test_batches_that_come_during_a_sync_share_the_next(make, tmp_path, monkeypatch):
     """While one sync is under way appends only queue; however many came, one more sync makes all durable."""
+    monkeypatch.setattr(segments, "FACTS_SECONDS", 3600)  # no sync but those that are asked for
     log = SegmentLog(tmp_path, make.shard)
     log.append(make.claim(1))
     make.wait_durable(log, 1)
