@@ -2,13 +2,21 @@
 
 import multiprocessing
 import uuid
+from concurrent.futures import Future
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from ringpit.wal.errors import BatchDamaged, LogFailed, LogGap, LogUnavailable
-from ringpit.wal.kafka import RECORD_BYTES_CEILING, KafkaLog, KafkaSettings, KafkaView, _watermarks
+from ringpit.wal.kafka import (
+    RECORD_BYTES_CEILING,
+    KafkaLog,
+    KafkaSettings,
+    KafkaView,
+    _create_topic,
+    _watermarks,
+)
 
 NOBODY = "127.0.0.1:1"  # a port on which nothing listens
 
@@ -97,6 +105,36 @@ def test_a_broker_that_has_not_made_the_partition_yet_is_asked_again(monkeypatch
     assert (0, 7) == _watermarks(Unready(20, code), settings_of(30), 7)
     with pytest.raises(KafkaException, match=r"eader"):
         _watermarks(Unready(1_000_000, code), settings_of(0.02), 7)
+
+
+class Short:
+    """An admin client of a cluster that counts too few brokers, for some tries."""
+
+    def __init__(self, refusals):
+        self.refusals = refusals
+        self.made = []
+
+    def create_topics(self, topics, request_timeout):
+        """Refused until the refusals are used up."""
+        assert request_timeout > 0
+        self.refusals -= 1
+        answer = Future()
+        if self.refusals >= 0:
+            answer.set_exception(KafkaException(KafkaError(KafkaError.INVALID_REPLICATION_FACTOR)))
+        else:
+            self.made += [topic.topic for topic in topics]
+            answer.set_result(None)
+        return {topics[0].topic: answer}
+
+
+def test_a_topic_for_which_there_are_too_few_brokers_is_asked_for_again(monkeypatch):
+    """A broker that was silent for its session is not counted, though it lives: asked again, within the time given."""
+    monkeypatch.setattr("ringpit.wal.kafka.POLL_SECONDS", 0.001)
+    admin = Short(20)
+    _create_topic(admin, settings_of(30))
+    assert ["t"] == admin.made
+    with pytest.raises(KafkaException, match=r"eplication"):
+        _create_topic(Short(1_000_000), settings_of(0.02))
 
 
 def test_what_does_not_pass_by_itself_is_said_at_once():
