@@ -206,7 +206,7 @@ def rewired(world: Any) -> Iterator[Changes]:
             (keeper, "threading", SimpleNamespace(Thread=world.make_thread)),
             (keeper, "store_of", world.store_of),
             (keeper.Keeper, "_growth", lambda *_: ""),
-            (journal, "sys", SimpleNamespace(stderr=world)),
+            (journal, "say_as", world.journal_says_as),
             (follower, "_pidfd_of", lambda pid: pid),
             (follower, "signal", SimpleNamespace(SIGKILL=signal.SIGKILL, pidfd_send_signal=world.send_signal)),
             (supervisor, "wait", world.wait),

@@ -360,7 +360,7 @@ class World:
         return self.snapshots[shard]
 
     def say_as(self, name: str) -> Callable[[str], None]:
-        """As in processes.py."""
+        """As in saying.py."""
 
         def say(text: str) -> None:
             self.say(f"{name}: {text}")
@@ -419,14 +419,14 @@ class World:
         self.failure = self.failure or Broken(f"{self.schedule.running.name}: {error!r}")
         self.failure.__cause__ = error
 
-    def write(self, text: str) -> int:
-        """As a journal's standard error: it says there why its log cannot be used any more."""
-        if "an append failed" not in text and text.strip():
-            self.failure = self.failure or Broken(f"{self.schedule.running.name}: {text.strip()}")
-        return len(text)
+    def journal_says_as(self, _name: str) -> Callable[[str], None]:
+        """As in saying.py: a journal says why its log cannot be used any more."""
 
-    def flush(self) -> None:
-        """Nothing."""
+        def say(text: str) -> None:
+            if "an append failed" not in text:
+                self.failure = self.failure or Broken(f"{self.schedule.running.name}: {text}")
+
+        return say
 
     def make_idle(self, _mode: str, **_settings: Any) -> "Waiting":
         """As `Idle`."""
