@@ -11,7 +11,6 @@ point (group `ringpit.commands`). With --own the generator is a process of its o
 
 import multiprocessing
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +21,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from ringpit.shards.exits import Exit
+from ringpit.shards.saying import say_as
 
 WATCH_SECONDS: Final = 0.05
+say = say_as("load")
 
 
 ConfigFile = Annotated[
@@ -52,11 +53,6 @@ class Encoding(StrEnum):
     packed = "packed"
     msgpack = "msgpack"
     json = "json"
-
-
-def say(text: str) -> None:
-    """One line for one fact, on standard error."""
-    print(f"load: {text}", file=sys.stderr, flush=True)
 
 
 def rates_of(text: str) -> tuple[float, ...]:

@@ -99,7 +99,7 @@ def run_exchange(config: Any) -> Exit:
         while exchange.watch() and not stop.asked():
             pass
         if stop.wanted:
-            say(f"stopping on {stop.wanted}: intake first, then what is in the rings, then the reports")
+            say(f"stopping on {stop.wanted}")
         exchange.stop()
     stop.leave_if_at_once()
     return exchange.code

@@ -125,6 +125,7 @@ class Child:
     died_at: int = 0  # seq of the record that a worker died at last, if it was in the middle of one
     beat: int = 0  # its heartbeat as last seen
     still_seconds: float = 0.0  # how long it has stood still since, as far as we were awake
+    served: bool = False  # since the exchange was started, whichever incarnation
     stopped: bool = False  # it died twice at one record, and waits for an operator
     exits: list[int] = field(default_factory=list)
 
@@ -448,6 +449,7 @@ class Supervisor:
             follower.incarnation,
         )
         worker.due, worker.take_overs, worker.restarts = 0.0, worker.take_overs + 1, worker.restarts + 1
+        worker.served = True
         follower.process = follower.segment = None
         follower.incarnation = 0
         self._board.store(f"follower.{follower.index}.incarnation", 0)
@@ -469,6 +471,7 @@ class Supervisor:
         child.process = None
         child.exits.append(code)
         reached = child.state in (State.RUNNING, State.DRAINED)
+        child.served |= reached
         if self._stopping:
             return
         how = (
@@ -546,8 +549,9 @@ class Supervisor:
         Stop in the order of the flow, each role when the one before has gone; kill what does not go in time.
 
         If it has to end at once, it returns: leaving the context kills what is left, and the next start makes the rest again.
-        So it does while a worker of the start reads its log, which may take long, and has answered nobody yet.
+        So it does while a worker that has not served yet reads its log, which may take long: no router has dealt anything then.
         """
+        self.watch(0.0)  # deaths that nobody has seen yet
         reading = [child.name for child in self.children.values() if self._reads(child)]
         if reading:
             self._say(f"ended while {', '.join(reading)} read the log: the next start reads it again")
@@ -562,16 +566,15 @@ class Supervisor:
             deadline = time.monotonic() + 2 * self.config.exchange.stop_seconds + KILL_GRACE_SECONDS
             for child in children:
                 self._await_end(child, deadline)
-                if child.process is None:
-                    continue  # a follower that became the worker, which is asked in its turn
-                if child.process.exitcode is None and self._at_once():
+                if self._moves(child) and self._at_once():
                     self._say(
                         "ended at once: what is not confirmed yet, the next start makes again from the log"
                     )
                     return
-                if child.process.exitcode is None:
-                    self._say(f"{child.name}: did not stop in time and is killed")
-                    child.process.kill()
+                if self._moves(child):
+                    self._end_late(child)
+                if child.process is None:
+                    continue  # a follower that became the worker, which is asked in its turn
                 self._bury(child)
                 if child.exits[-1] not in (Exit.STOPPED, Exit.FELL_BEHIND):  # a follower may still catch up
                     self._say(f"{child.name}: left with code {child.exits[-1]}")
@@ -594,7 +597,6 @@ class Supervisor:
         A worker that has a follower is given the time in which that takes over.
         """
         deadline = time.monotonic() + 2 * TAKE_OVER_SECONDS
-        self.watch(0.0)  # deaths that nobody has seen yet
         for child in self.children.values():
             follower = self.children.get((Role.FOLLOWER, child.index)) if child.role is Role.WORKER else None
             called = follower is not None and follower.process is not None and follower.state == State.FOLLOWING
@@ -605,10 +607,24 @@ class Supervisor:
                 return
             self.watch()
 
+    def _moves(self, child: Child) -> bool:
+        """True if a process of it has not ended."""
+        return child.process is not None and child.process.exitcode is None
+
+    def _end_late(self, child: Child) -> None:
+        """Kill what did not stop in time."""
+        assert child.process is not None
+        self._say(f"{child.name}: did not stop in time and is killed")
+        child.process.kill()
+        child.process.join()
+        self._see_take_overs()  # it may have become the worker at the last moment, and is a dead one then
+
     def _reads(self, child: Child) -> bool:
-        """True of a worker that has never served since the exchange was started."""
-        begins = child.role is Role.WORKER and child.process is not None and not child.restarts
-        return begins and child.state in (State.STARTING, State.RECOVERING)
+        """True of a worker that has not served yet, and has not read its log, or it would have said where its rings begin."""
+        comes = child.process is not None or child.due
+        return bool(
+            child.role is Role.WORKER and comes and not child.served and not child.memory.load("output_tail")
+        )
 
     def _lacks(self, child: Child) -> bool:
         """True if a process that others wait for in a stop is not there, and will be started."""

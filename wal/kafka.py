@@ -597,10 +597,10 @@ def _reason(cause: object) -> str:
 
 def _ensure_topic(admin: AdminClient, settings: KafkaSettings) -> None:
     """Make the topic if it is missing, and wait until each partition has a leader."""
-    deadline = time.monotonic() + settings.connect_timeout_seconds
     replicas = _replicas(admin, settings)
     if not replicas:
         _create_topic(admin, settings)
+    deadline = time.monotonic() + settings.connect_timeout_seconds
     while not replicas or not all(replicas):  # a new topic takes a moment to show
         if time.monotonic() > deadline:
             raise KafkaException(f"topic {settings.topic!r} has partitions without a leader")

@@ -119,14 +119,6 @@ def resident_megabytes(pid: int) -> int:
         return 0
 
 
-def send(pid: int, number: int) -> None:
-    """Send a signal to a process that may have ended meanwhile."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
-
-
 def end(pid: int, number: int) -> bool:
     """
     Send a signal to a process and return whether it ends in END_SECONDS, with all its threads.
@@ -135,10 +127,10 @@ def end(pid: int, number: int) -> bool:
     """
     try:
         handle = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except ProcessLookupError:  # it has ended meanwhile
         return True
     try:
-        send(pid, number)
+        signal.pidfd_send_signal(handle, number)
         return bool(select.select([handle], [], [], END_SECONDS)[0])
     finally:
         os.close(handle)
@@ -163,7 +155,7 @@ def end_all(folder: Path, name: str, program: str) -> None:
         """Send SIGKILL to what remains and tell whether anything did."""
         remaining = marked(folder, name)
         for each in remaining:
-            send(each, signal.SIGKILL)
+            end(each, signal.SIGKILL)
         return not remaining
 
     if not wait_until(nobody_left, END_SECONDS):
