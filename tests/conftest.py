@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.relative_to(config.rootpath).parts[1] in WHOLE:
             item.add_marker(pytest.mark.whole)
-            if not item.get_closest_marker("timeout"):
+            if not soak and not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(WHOLE_SECONDS))
         if bool(item.get_closest_marker("soak")) != soak:
             item.add_marker(pytest.mark.skip(reason="not a soak test" if soak else "long: make soak"))

@@ -1,6 +1,7 @@
 """The whole exchange ends: cleanly, at once, or by SIGKILL; and its next life goes on where the last one was."""
 
 import os
+import re
 import signal
 
 import pytest
@@ -112,6 +113,26 @@ def test_a_signal_while_it_starts_stops_it(make_exchange):
     exchange = make_exchange()
     exchange.launch()
     exchange.until_said("loading kernels")
-    exchange.stop()
+    assert 0 == exchange.stop(), exchange.said()
     assert [] == exchange.shared_memory()
     assert "stopping on SIGTERM" in exchange.said()
+
+
+def test_a_signal_while_it_reads_its_log_ends_it_at_once(exchange, make_flow):
+    """However long that takes: nothing was dealt yet, and the next start reads the log again."""
+    flow = make_flow(ORDERS, seed=6)
+    flow.offer(until=DELIVERIES // 2)
+    exchange.kill_all()
+    identity = exchange.config.log_folder() / "shard-0000" / "identity"
+    kept = identity.rename(identity.with_name("kept"))
+    os.mkfifo(identity)  # whoever reads it waits for ever
+    exchange.launch()
+    exchange.child("worker-0")
+    assert 0 == exchange.stop(), exchange.said()
+    assert re.search("ended while .*worker-0.* read the log", exchange.said())
+    assert [] == exchange.shared_memory()
+    kept.rename(identity)
+    exchange.start()
+    flow.connect().finish()
+    assert 0 == exchange.stop(), exchange.said()
+    exchange.assert_published(flow.commands)

@@ -13,7 +13,7 @@ from ringpit.ipc.segment import SHARED_MEMORY, Segment
 from ringpit.shards import supervisor as supervisor_module
 from ringpit.shards.config import Config
 from ringpit.shards.exits import Exit
-from ringpit.shards.layout import Role, State, board_layout, counts, prefix, segment_name
+from ringpit.shards.layout import Role, State, board_layout, counts, first_position, prefix, segment_name
 from ringpit.shards.supervisor import Child, Supervisor
 
 
@@ -114,7 +114,9 @@ def die(supervisor, role, code):
 
 def serve(supervisor):
     """The worker has read its log and serves."""
-    supervisor.children[Role.WORKER, 0].segment.store("state", State.RUNNING)
+    segment = supervisor.children[Role.WORKER, 0].segment
+    segment.store("output_tail", first_position(segment.incarnation))
+    segment.store("state", State.RUNNING)
 
 
 def come_back(supervisor, role):
@@ -248,19 +250,33 @@ def test_a_stop_brings_back_whoever_has_work_left(supervisor, role, seen):
     assert (2, [-9, 0], Exit.STOPPED) == (child.incarnation, child.exits, supervisor.code)
 
 
-@pytest.mark.parametrize("state", [State.STARTING, State.RECOVERING])
-def test_a_stop_waits_for_nobody_who_still_reads_the_log(supervisor, said, state):
-    """A worker of the start has answered nobody yet, and its log may be long: everything is left to the next start."""
+@pytest.mark.parametrize("died", [False, True])
+def test_a_stop_waits_for_nobody_who_still_reads_the_log(supervisor, said, died):
+    """Nothing was dealt yet, and its log may be long: everything is left to the next start, also if it died and waits for another try."""
     worker = supervisor.children[Role.WORKER, 0]
-    worker.segment.store("state", state)
+    worker.segment.store("state", State.RECOVERING)
+    if died:
+        worker.deaths = 8  # it waits for seconds
+        worker.process.end(-9)
     supervisor.stop()
-    assert worker.process.exitcode is None
-    assert ["ended while worker-0 read the log: the next start reads it again"] == said
-    assert Exit.STOPPED == supervisor.code
+    assert "ended while worker-0 read the log: the next start reads it again" == said[-1]
+    assert (not died, Exit.STOPPED) == (worker.process is not None, supervisor.code)
+    assert all(child.process.exitcode is None for child in supervisor.children.values() if child.process)
+
+
+def test_a_stop_that_finds_a_refusal_says_it(supervisor, said):
+    """A worker that ended with one just before is no longer one that reads."""
+    supervisor.children[Role.WORKER, 0].process.end(Exit.REFUSED)
+    for role in (Role.ROUTER, Role.PUBLISHER):
+        supervisor.children[role, 0].process.leaves_with = 0
+    supervisor.stop()
+    assert Exit.REFUSED == supervisor.code
+    assert not any("read the log" in line for line in said)
 
 
 def test_a_stop_waits_for_a_worker_that_has_died_and_reads_the_log(supervisor, said):
     """It has answered before, and what it has to tell again goes out before the stop."""
+    serve(supervisor)
     assert die(supervisor, Role.WORKER, -9)
     come_back(supervisor, Role.WORKER)
     for child in supervisor.children.values():
@@ -375,6 +391,25 @@ def test_a_follower_that_takes_over_in_a_stop_is_asked_as_the_worker(pair):
     pair.stop()
     assert (1, [-9, 0], Exit.STOPPED) == (worker.take_overs, worker.exits, pair.code)
     assert (-9, 0, None) == (old.exitcode, new.exitcode, follower.process)
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_follower_that_takes_over_when_time_is_up_is_counted_as_the_worker(pair, said):
+    """It leads when it is killed: its death is the worker's, and that is no clean stop."""
+    serve(pair)
+    worker, follower = (pair.children[role, 0] for role in (Role.WORKER, Role.FOLLOWER))
+    for child in pair.children.values():
+        child.process.leaves_with = None if child is follower else 0
+    new, kill = follower.process, follower.process.kill
+
+    def killed():
+        lead(pair)
+        kill()
+
+    new.kill = killed
+    pair.stop()
+    assert (None, [-9, -9], Exit.BROKEN) == (follower.process, worker.exits, pair.code)
+    assert "worker-0: left with code -9" in said
 
 
 @pytest.mark.usefixtures("clock")

@@ -185,7 +185,11 @@ class RunningExchange:
         children = [child for _, child in named_children(process.pid)]
         kill(process.pid)
         process.wait()
-        psutil.wait_procs(children, STOP_SECONDS)
+        deadline = time.monotonic() + STOP_SECONDS
+        while left := [child for child in children if not ended(child)]:
+            if time.monotonic() > deadline:
+                raise ExchangeFailed(f"{left} live on after {STOP_SECONDS:.0f} s")
+            time.sleep(TURN_SECONDS)
         self._process = None
 
     def close(self) -> None:
