@@ -39,7 +39,7 @@ from ringpit.shards.flow import flow
 from ringpit.shards.layout import prefix
 from ringpit.shards.packed import CONTENT_TYPE, encode
 from ringpit.shards.peers import Peers
-from ringpit.testing.descent import ended, named_children
+from ringpit.testing.descent import ended, killed, named_children
 from ringpit.testing.naive import NaiveExchange
 
 RINGPIT = Path(sys.executable).with_name("ringpit")
@@ -215,19 +215,9 @@ class ExchangeProcess:
 
     def kill(self, name):
         """SIGKILL for one role's process, whichever incarnation lives; returns when it is gone."""
-
-        def killed():
-            child = self.child(name)
-            if ended(child):  # by itself, or by an earlier kill
-                return False
-            try:
-                child.kill()
-            except psutil.NoSuchProcess:
-                return False
-            child.wait(DEADLINE_SECONDS)
-            return True
-
-        self.until(killed, f"{name} does not live long enough to be killed")
+        self.until(
+            lambda: killed(self.child(name), DEADLINE_SECONDS), f"{name} does not live long enough to be killed"
+        )
 
     def kill_supervisor(self):
         """SIGKILL for the supervisor, whose children and shared memory go with it, and another life."""
@@ -336,8 +326,8 @@ class ExchangeProcess:
         """Run `ringpit reshard`, killed at a step; the code with which it ended, and what it said."""
         environment = self.environment | {VARIABLE: f"reshard:{step}:SIGKILL:1" if step else ""}
         command = [RINGPIT, "reshard", "-c", self.config_file, "--shards", str(shards), "--yes"]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        return ended.returncode, ended.stdout + ended.stderr
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
 
     def use(self, setting, value):
         """Have the next lives run with another value of a setting, such as exchange.shards."""

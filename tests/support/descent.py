@@ -28,3 +28,15 @@ def ended(process: psutil.Process) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def killed(process: psutil.Process, seconds: float) -> bool:
+    """Kill a process and wait until it is buried; False if it was dead already, by itself or by an earlier kill."""
+    if ended(process):
+        return False
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return False
+    process.wait(seconds)
+    return True

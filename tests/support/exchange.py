@@ -43,7 +43,7 @@ from ringpit.shards.processes import open_log
 from ringpit.shards.rerun import first_snapshot, tables_of
 from ringpit.shards.topology import resolved
 from ringpit.shards.worker import Replay
-from ringpit.testing.descent import ended, named_children
+from ringpit.testing.descent import ended, killed, named_children
 from ringpit.testing.submissions import Submission
 from ringpit.wal.reader import FIRST, Reader, recover
 
@@ -161,19 +161,11 @@ class RunningExchange:
 
         Raises ExchangeFailed if no such process runs.
         """
-
-        def killed() -> bool:
-            child = self.child(name)
-            if ended(child):  # by itself, or by an earlier kill
-                return False
-            try:
-                child.kill()
-            except psutil.NoSuchProcess:
-                return False
-            child.wait(STOP_SECONDS)
-            return True
-
-        self.wait_for(killed, START_SECONDS, lambda: f"{name} does not live long enough to be killed")
+        self.wait_for(
+            lambda: killed(self.child(name), STOP_SECONDS),
+            START_SECONDS,
+            lambda: f"{name} does not live long enough to be killed",
+        )
 
     def kill_supervisor(self) -> None:
         """End its supervisor alone, as a crash would; returns when all its children have followed it."""
