@@ -1,6 +1,7 @@
 """Processes die and are stopped under load; what comes out is what was submitted, and nothing stays behind."""
 
 import random
+import re
 
 import pytest
 
@@ -75,9 +76,12 @@ def test_kills_where_reports_are_released_early(make_exchange, make_flow_on, mor
     assert_clean_stop(exchange)
     exchange.assert_reported(flow.commands)  # a lost trade's file does not say that it is
     assert all(line["Provisional"] for line in exchange.lines("reports"))
-    assert max(line["Epoch"] for line in exchange.lines("reports")) >= (
-        3 if more else 4
-    )  # a take-over makes no epoch
+    told = {(line["Shard"], line["Epoch"]) for line in exchange.lines("reports")}
+    claims = re.findall(r"^worker-\d: shard (\d): epoch (\d+), ", exchange.said(), re.MULTILINE)
+    assert told <= {
+        (int(shard), int(epoch)) for shard, epoch in claims
+    }  # of starts: a take-over makes no epoch
+    assert max(epoch for _, epoch in told) >= (3 if more else 4)
 
 
 def test_everybody_may_die_where_followers_follow(make_exchange, make_flow_on):
