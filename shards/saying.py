@@ -8,9 +8,8 @@ def say_as(name: str) -> Callable[[str], None]:
     """A function that prints one line for one fact, with the process's name before it."""
 
     def say(text: str) -> None:
-        sys.stderr.write(
-            f"{name}: {text}\n"
-        )  # not print(): unbuffered, it would end the line with a second write
+        # Not print(): unbuffered, it would end the line with a second write.
+        sys.stderr.write(f"{name}: {text}\n")
         sys.stderr.flush()
 
     return say

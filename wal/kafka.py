@@ -78,9 +78,8 @@ PASSING: Final = frozenset(  # what a broker says while it takes a partition ove
         KafkaError.UNKNOWN_LEADER_EPOCH,
     }
 )
-TOO_FEW_BROKERS: Final = frozenset(
-    {KafkaError.INVALID_REPLICATION_FACTOR}
-)  # said of a live one that was silent too
+# Said of a live broker too that was silent for its session.
+TOO_FEW_BROKERS: Final = frozenset({KafkaError.INVALID_REPLICATION_FACTOR})
 FENCED: Final = (
     KafkaError._FENCED,  # noqa: SLF001  likewise
     KafkaError.PRODUCER_FENCED,
@@ -653,7 +652,7 @@ def _replicas(admin: AdminClient, settings: KafkaSettings) -> list[int]:
 
 
 def _create_topic(admin: AdminClient, settings: KafkaSettings) -> None:
-    """Make the topic; another worker may make it at the same moment."""
+    """Make the topic, as soon as Kafka counts enough brokers; another worker may make it at the same moment."""
     configuration = dict(TOPIC)
     if settings.flush_messages is not None:
         configuration["flush.messages"] = str(settings.flush_messages)

@@ -12,7 +12,7 @@ Invariants:
 
     P1  no signal goes to a process without the mark
     P2  `end_all` returns only when no process carries the mark
-    P3  every wait polls and has a deadline
+    P3  every wait has a deadline
 """
 
 # ruff: noqa: INP001  a folder that Python runs as a program, not a package that is imported

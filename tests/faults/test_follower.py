@@ -34,9 +34,8 @@ def test_a_killed_worker_is_taken_over(followed, make_flow_on):
         flow.offer(until=min(flow.acknowledged() + 50, len(flow.bodies)))
         followed.kill("worker-0")
         followed.until(lambda: replaced() > before, "nobody takes over")  # noqa: B023 - it is called here
-        assert replaced() < 2 * KILLS, (
-            followed.said()
-        )  # one whose core is taken for two seconds is not waited for
+        # One whose core is taken for two seconds is not waited for.
+        assert replaced() < 2 * KILLS, followed.said()
     flow.finish()
     assert 0 == followed.stop(), followed.said()
     assert [] == followed.living()

@@ -13,9 +13,8 @@ def endpoint_of():
 
     def make(url, **settings):
         scheme, host, path, _, _ = urlsplit(url)
-        wanted = {
-            "connect_timeout_seconds": 60.0
-        } | settings  # a slow broker is tried once, not again and again
+        # A slow broker is tried once, not again and again.
+        wanted = {"connect_timeout_seconds": 60.0} | settings
         return Endpoint(url=urlunsplit((scheme, host, path, "", "")), **wanted)
 
     return make

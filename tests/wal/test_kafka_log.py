@@ -8,6 +8,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from ringpit.testing.house import until
 from ringpit.wal.errors import BatchDamaged, LogFailed, LogGap, LogUnavailable
 from ringpit.wal.kafka import (
     RECORD_BYTES_CEILING,
@@ -218,8 +219,8 @@ def test_topic_made_again_is_another_log(fresh):
     admin = admin_of(settings)
     [deleted] = admin.delete_topics([settings.topic]).values()
     deleted.result(30)
-    while settings.topic in admin.list_topics(timeout=30).topics:  # the broker learns it from the controller
-        pass
+    # The broker learns it from the controller.
+    until(lambda: settings.topic not in admin.list_topics(timeout=30).topics, "the topic goes")
     second = KafkaLog(settings, 0)
     assert first.cluster_id == second.cluster_id
     assert first.identity() != second.identity()
